@@ -16,8 +16,14 @@ Two reductions make it quick, both exact under ideal spraying:
 - *Templates.* Access switches with the same neighbours are interchangeable, so the paths of a pair are worked out once
   for each pair of such groups and copied.
 
+ECMP by hash instead takes one path of each pair: number h mod n of the n shortest ones, h a hash of the pair and a
+seed. Every shortest path is equally likely, so ECMP averaged over seeds is spraying. It needs the links unmerged
+(`merge=False`).
+
+Where vertices have regions (the groups of a dragonfly), paths keep to the regions of their ends if they can.
+
 Limits: hop counts decide, not bandwidth: a degraded link keeps its share. Access switches do not carry transit traffic
-unless `transit` says so (up-down routing has no valleys). ECMP by hash needs the links unmerged (`merge=False`).
+unless `transit` says so (up-down routing has no valleys).
 
 Shapes: V vertices, E undirected links, T trunks (2T directed), P pairs.
 
@@ -26,13 +32,17 @@ Pinned by tests/physics/test_cluster.py: networkx's list of all shortest paths a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.physics.refinement import equitable_cells, mixed
+
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
 
 _FROM_SOURCE, _TO_TARGET, _FIXED = 0, 1, 2
 # a neighbouring cell, the directed trunk to it, and how many of the trunk's links one member has
@@ -66,11 +76,15 @@ class _Step(NamedTuple):
 
 
 class Links(NamedTuple):
-    """Undirected, full-duplex links: both vertices [E, 2], bytes/s per direction [E], seconds [E]."""
+    """Undirected, full-duplex links: both vertices [E, 2], bytes/s per direction [E], seconds [E], quality [E].
+
+    Links of one quality have equal capacity and latency.
+    """
 
     ends: IntArray
     capacity: FloatArray
     latency: FloatArray
+    quality: IntArray
 
 
 class Fabric:
@@ -88,6 +102,8 @@ class Fabric:
         Merge links that always share equally into trunks; False keeps every link for itself.
     transit
         Whether paths may lead through access vertices.
+    region
+        Region of every vertex, where there are any. [V]
 
     Attributes
     ----------
@@ -109,27 +125,31 @@ class Fabric:
         *,
         merge: bool,
         transit: bool,
+        region: IntArray | None = None,
     ) -> None:
-        ends, capacity, latency = links
+        ends, capacity, latency, quality = links
         self._access_count = int(access.sum())
         self._transit = transit
-        qualities, quality = np.unique(np.stack([capacity, latency], axis=1), axis=0, return_inverse=True)
-        quality = quality.reshape(-1)
-        self.cell = _equitable_cells(access, ends, quality) if merge else _single_cells(access)
+        self.cell = _merged_cells(access, ends, quality) if merge else _single_cells(access)
+        self._region: list[int] | None = None
         cells = int(self.cell.max(initial=-1)) + 1
         members = np.bincount(self.cell, minlength=cells)
         self.labels = _labels(names, self.cell, members)
+        if region is not None:
+            own = np.empty(cells, dtype=np.int64)
+            own[self.cell] = region
+            self._region = own.tolist()
 
         between = self.cell[ends]
         low, high = between.min(axis=1), between.max(axis=1)
-        key = (low * cells + high) * len(qualities) + quality
+        key = (low * cells + high) * (int(quality.max(initial=0)) + 1) + quality
         _, first, inverse, count = np.unique(key, return_index=True, return_inverse=True, return_counts=True)
         self.tail = np.stack([low[first], high[first]], axis=1).reshape(-1)
         self.capacity = np.repeat(np.bincount(inverse, weights=capacity, minlength=len(count)), 2)
         self.latency = np.repeat(latency[first], 2)
         self.trunk = 2 * inverse + (between[:, 0] > between[:, 1])
         self._connect(members, count)
-        self._reached: dict[int, tuple[dict[int, float], dict[int, list[_Neighbour]]]] = {}
+        self._reached: dict[tuple[int, int], tuple[dict[int, float], dict[int, list[_Neighbour]]]] = {}
         self._templates: dict[int, list[_Step]] = {-1: []}
 
     def _connect(self, members: IntArray, count: IntArray) -> None:
@@ -157,8 +177,27 @@ class Fabric:
         shown = set(range(self._access_count, len(members))).union(*(cells[:2] for cells in self._members))
         self._neighbours = [[entry for entry in own if entry[0] in shown] for own in neighbours]
 
-    def expand(self, source: IntArray, target: IntArray) -> tuple[IntArray, IntArray, FloatArray]:
-        """Find the trunks on the way of pairs of access cells [P].
+    def group_of(self, access: IntArray) -> IntArray:
+        """Group of interchangeable access cells that each is in; -1 stays. [P]."""
+        return np.where(access >= 0, self._group[access], -1) if len(self._group) else access
+
+    def reaches(self, source: IntArray, target: IntArray) -> BoolArray:
+        """Say of pairs of access cells [P] whether a path joins them."""
+        code = self._group[source] * len(self._members) + self._group[target]
+        code[source == target] = -1
+        kinds, kind = np.unique(code, return_inverse=True)
+        known = np.ones(len(kinds), dtype=bool)
+        for i, each in enumerate(kinds.tolist()):
+            if each >= 0:
+                start, end = self._ends(each)
+                known[i] = end in self._reach(start, end)[0]
+        found: BoolArray = known[kind.reshape(-1)]
+        return found
+
+    def expand(
+        self, source: IntArray, target: IntArray, hashes: NDArray[np.uint64] | None = None
+    ) -> tuple[IntArray, IntArray, FloatArray]:
+        """Find the trunks on the way of pairs of access cells [P], over one path each where there are hashes [P].
 
         Returns
         -------
@@ -169,6 +208,8 @@ class Fabric:
         code = self._group[source] * len(self._members) + self._group[target]
         code[source == target] = -1  # already there: the template of code -1 is empty
         kinds, kind = np.unique(code, return_inverse=True)
+        if hashes is not None:
+            return self._choose(source, target, kinds, kind, hashes)
         templates = [self._template(c) for c in kinds.tolist()]
         length = np.array([len(steps) for steps in templates], dtype=np.int64)
         start = np.cumsum(length) - length
@@ -181,22 +222,76 @@ class Fabric:
         row = np.repeat(np.arange(len(code)), length[kind])
         before = np.cumsum(length[kind]) - length[kind]
         step = np.arange(len(row)) + (start[kind] - before)[row]
-        trunk = link[step]
-        leaving, arriving = place[step] == _FROM_SOURCE, place[step] == _TO_TARGET
-        trunk[leaving] = self._slots[source[row[leaving]], trunk[leaving]]
-        trunk[arriving] = self._slots[target[row[arriving]], trunk[arriving]] ^ 1
-        return row, trunk, share[step]
+        return row, self._fill(place[step], link[step], source[row], target[row]), share[step]
+
+    def _fill(self, place: IntArray, link: IntArray, source: IntArray, target: IntArray) -> IntArray:
+        """Replace slots of a template by the pair's own trunks."""
+        trunk = link.copy()
+        leaving, arriving = place == _FROM_SOURCE, place == _TO_TARGET
+        trunk[leaving] = self._slots[source[leaving], trunk[leaving]]
+        trunk[arriving] = self._slots[target[arriving], trunk[arriving]] ^ 1
+        return trunk
+
+    def _choose(
+        self, source: IntArray, target: IntArray, kinds: IntArray, kind: IntArray, hashes: NDArray[np.uint64]
+    ) -> tuple[IntArray, IntArray, FloatArray]:
+        """Take path number hash mod n of the n shortest paths of every pair."""
+        order = np.argsort(kind, kind="stable")
+        starts = np.searchsorted(kind[order], np.arange(len(kinds) + 1))
+        rows: list[IntArray] = [np.empty(0, np.int64)]
+        places: list[IntArray] = [np.empty(0, np.int64)]
+        links: list[IntArray] = [np.empty(0, np.int64)]
+        for i, code in enumerate(kinds.tolist()):
+            if code < 0:
+                continue
+            own = order[starts[i] : starts[i + 1]]
+            for chosen, step in self._walk(*self._ends(code), own, hashes):
+                rows.append(chosen)
+                places.append(np.full(len(chosen), step.place))
+                links.append(np.full(len(chosen), step.link))
+        row = np.concatenate(rows)
+        trunk = self._fill(np.concatenate(places), np.concatenate(links), source[row], target[row])
+        return row, trunk, np.ones(len(row))
+
+    def _walk(
+        self, source: int, target: int, rows: IntArray, hashes: NDArray[np.uint64]
+    ) -> Iterator[tuple[IntArray, _Step]]:
+        """Walk back from the target for all pairs of a template at once, each along its own path."""
+        paths, before = self._reach(source, target)
+        if target not in paths:
+            return
+        number = (hashes[rows] % np.uint64(int(paths[target]))).astype(np.float64)
+        here = {target: (rows, number)}
+        while source not in here:
+            arriving: dict[int, list[tuple[IntArray, FloatArray]]] = {}
+            for cell, (own, rank) in here.items():
+                upper = np.cumsum([paths[previous] * width for previous, _, width in before[cell]])
+                choice = np.searchsorted(upper, rank, side="right")
+                for j, (previous, back, width) in enumerate(before[cell]):
+                    mine = np.flatnonzero(choice == j)
+                    if len(mine):
+                        yield own[mine], self._step(source, target, back ^ 1, 1.0)
+                        left = (rank[mine] - (upper[j] - paths[previous] * width)) % paths[previous]
+                        arriving.setdefault(previous, []).append((own[mine], left))
+            here = {
+                cell: (np.concatenate([own for own, _ in parts]), np.concatenate([rank for _, rank in parts]))
+                for cell, parts in arriving.items()
+            }
 
     def _template(self, code: int) -> list[_Step]:
         if code not in self._templates:
-            groups = len(self._members)
-            start, end = self._members[code // groups], self._members[code % groups]
-            self._templates[code] = self._paths(start[0], end[0] if start is not end else end[1])
+            self._templates[code] = self._paths(*self._ends(code))
         return self._templates[code]
+
+    def _ends(self, code: int) -> tuple[int, int]:
+        """Access cells that stand for the pairs of a template."""
+        groups = len(self._members)
+        start, end = self._members[code // groups], self._members[code % groups]
+        return start[0], end[0] if start is not end else end[1]
 
     def _paths(self, source: int, target: int) -> list[_Step]:
         """Walk back from the target, splitting the flow over predecessors by their number of paths."""
-        paths, before = self._reach(source)
+        paths, before = self._reach(source, target)
         steps: list[_Step] = []
         flow = {target: 1.0} if target in paths else {}
         while flow and source not in flow:
@@ -216,10 +311,22 @@ class Fabric:
                     return _Step(place, slot, share)
         return _Step(_FIXED, link, share)
 
-    def _reach(self, source: int) -> tuple[dict[int, float], dict[int, list[_Neighbour]]]:
-        """Count shortest paths from the source to one member of every cell, and list each cell's predecessors."""
-        if source in self._reached:
-            return self._reached[source]
+    def _reach(self, source: int, target: int) -> tuple[dict[int, float], dict[int, list[_Neighbour]]]:
+        """Count shortest paths from the source to one member of every cell, and list each cell's predecessors.
+
+        Paths keep to the regions of source and target where that reaches the target.
+        """
+        region = self._region
+        if region is None:
+            return self._flood(source, -1)
+        found = self._flood(source, region[target])
+        return found if target in found[0] else self._flood(source, -1)
+
+    def _flood(self, source: int, region: int) -> tuple[dict[int, float], dict[int, list[_Neighbour]]]:
+        """Search breadth first, within the source's region and another one, or everywhere (-1)."""
+        if (source, region) in self._reached:
+            return self._reached[source, region]
+        inside = None if self._region is None or region < 0 else {region, self._region[source]}
         paths: dict[int, float] = {source: 1.0}
         before: dict[int, list[_Neighbour]] = {}
         frontier = [source]
@@ -228,14 +335,17 @@ class Fabric:
             for cell in frontier:
                 if self._transit or cell == source or cell >= self._access_count:
                     for after, out, _ in self._neighbours[cell]:
-                        if after not in paths:
+                        if after not in paths and self._is_inside(after, inside):
                             found.setdefault(after, []).append((cell, out ^ 1, self._widths[out ^ 1]))
             for cell, previous in found.items():
                 before[cell] = previous
                 paths[cell] = sum(width * paths[p] for p, _, width in previous)
             frontier = list(found)
-        self._reached[source] = paths, before
+        self._reached[source, region] = paths, before
         return paths, before
+
+    def _is_inside(self, cell: int, regions: set[int] | None) -> bool:
+        return regions is None or self._region is None or self._region[cell] in regions
 
 
 def _single_cells(access: NDArray[np.bool_]) -> IntArray:
@@ -245,29 +355,15 @@ def _single_cells(access: NDArray[np.bool_]) -> IntArray:
     return cell
 
 
-def _equitable_cells(access: NDArray[np.bool_], ends: IntArray, quality: IntArray) -> IntArray:
-    """Refine colours until all members of a cell see equally many equal links to every cell [V]."""
-    alone = int(access.sum())
-    cell = _single_cells(access)
-    cell[~access] = alone
-    tail, head = ends.T.reshape(-1), ends[:, ::-1].T.reshape(-1)
-    links = np.tile(quality, 2)
-    rest = np.flatnonzero(~access).tolist()
-    known = min(len(rest), 1)
-    while True:
-        key = cell[head] * (int(quality.max(initial=0)) + 1) + links
-        order = np.lexsort((key, tail))
-        sights = key[order]
-        start = np.searchsorted(tail[order], np.arange(len(access) + 1))
-        seen: dict[tuple[int, bytes], int] = {}
-        refined = cell.copy()
-        for vertex in rest:
-            sight = (int(cell[vertex]), sights[start[vertex] : start[vertex + 1]].tobytes())
-            refined[vertex] = alone + seen.setdefault(sight, len(seen))
-        cell = refined
-        if len(seen) == known:
-            return cell
-        known = len(seen)
+def _merged_cells(access: NDArray[np.bool_], ends: IntArray, quality: IntArray) -> IntArray:
+    """Coarsest equitable cells in which every access vertex stands alone; those come first, in order."""
+    first = np.full(len(access), len(access), dtype=np.int64)
+    first[access] = np.arange(access.sum())
+    cell = equitable_cells(first, ends, quality)
+    order = np.concatenate([cell[access], np.setdiff1d(cell[~access], cell[access])])
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    return place[cell]
 
 
 def _labels(names: list[str], cell: IntArray, members: IntArray) -> list[str]:
@@ -277,3 +373,9 @@ def _labels(names: list[str], cell: IntArray, members: IntArray) -> list[str]:
         first.setdefault(own, name)
         last[own] = name
     return [first[c] if members[c] == 1 else f"{first[c]}..{last[c]}" for c in range(len(members))]
+
+
+def pair_hashes(seed: int, src: IntArray, dst: IntArray) -> NDArray[np.uint64]:
+    """Hash pairs of GPUs [P], as a switch hashes the addresses of a flow; another seed gives other numbers."""
+    base = mixed(np.array([seed], dtype=np.uint64))
+    return mixed(mixed(base ^ src.astype(np.uint64)) ^ mixed(dst.astype(np.uint64) + np.uint64(1 << 40)))
