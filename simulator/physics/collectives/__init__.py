@@ -11,21 +11,24 @@ and is paid once a phase.
 What is laid on the links is the traffic of *every* group of a class at once: all tensor-parallel groups of a pipeline
 stage, say. They run the same program and share one rate, that of the slowest; `usage` is the sum over the groups.
 
-Across scale-up domains NCCL runs as many channels as a group has members in a domain, each leaving by another member's
-NIC (PXN and rail alignment): with p members in a domain each NIC edge carries 1/p of the rate, so tensor parallelism
-over two 8-GPU nodes uses all sixteen NICs.
+Across scale-up domains NCCL runs as many channels as a group has members in a domain (at most eight), each leaving by
+another member's NIC (PXN and rail alignment): with p members in a domain each NIC edge carries 1/p of the rate, so
+tensor parallelism over two 8-GPU nodes uses all sixteen NICs.
 
 Links are shared between connections. A pattern's `weight` turns its rate into that of one connection: a ring's channels
 each carry one part in `channels` of the rate, so a ring counts as so many connections on each of its edges.
 
 Protocols and latency follow NCCL's tuning model (NVIDIA/nccl, src/graph/tuning.cc): `base + steps · hop`, with
-Simple, LL128 and LL trading latency for bandwidth, and the least predicted time wins.
+Simple, LL128 and LL trading latency for bandwidth, and the least predicted time wins. How far a machine is from NCCL's
+constants is fitted per architecture.
 
-`groups` lays rings, trees and pairs on the links; `algorithms` makes plans of them and chooses.
+`laying` puts edges between GPUs on links; `groups` lays rings, trees and jumps; `plans` is time and choice, `tuning`
+the fitted numbers; `algorithms` makes plans of reductions and gathers and lists the candidates, `exchanges` makes those
+of all-to-alls.
 
-Limits: the fit to measured sizes and platforms (latency floors, size ramp) comes later; PAT, CollNet and multi-node
-NVLS are absent; the hop inside a domain from a channel's last member to the one whose NIC it leaves by is free; an
-irregular group (other numbers of members in different domains) runs as many channels as its smallest domain.
+Limits: CollNet and SHARP in the fabric are absent; the hop inside a domain from a channel's last member to the one
+whose NIC it leaves by is free; an irregular group (other numbers of members in different domains) runs as many channels
+as its smallest domain. docs/collectives.md has the fit's errors.
 
 Shapes: G groups of n members each; L directed links.
 

@@ -12,17 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.physics.cluster import ClusterGraph, build_cluster
-from simulator.physics.collectives.groups import Groups, Pattern, _double_tree, _ring_edges, _tree_parents
+from simulator.physics.collectives import laying
+from simulator.physics.collectives.groups import Groups, Pattern, _double_tree, _ring_edges, _tree_parents, by_shape
+from simulator.scenario.topology import Cluster
 from tests.physics.shapes import cluster
 
 FOUR_NODES = build_cluster(cluster(nodes=4))
 
 
 def usage(machine: ClusterGraph, pattern: Pattern) -> dict[str, float]:
-    """Name the links of a pattern."""
-    return {
-        machine.link_name(link): use for link, use in zip(pattern.links.tolist(), pattern.usage.tolist(), strict=True)
-    }
+    """Name the links of a pattern, all groups added up."""
+    found: dict[str, float] = defaultdict(float)
+    for link, use in zip(pattern.links.tolist(), pattern.usage.tolist(), strict=True):
+        found[machine.link_name(link)] += use
+    return dict(found)
 
 
 def groups(members: Any, machine: ClusterGraph = FOUR_NODES) -> Groups:
@@ -46,11 +49,10 @@ def of_kind(found: dict[str, float], tail: str, head: str) -> list[float]:
         ([[9, 0, 8, 1]], (4, 2, 2), True),
         ([[0, 8, 16, 24], [1, 9, 17, 25]], (4, 4, 1), True),
         ([[0, 1, 2, 8]], (4, 2, 1), False),
-        ([[0, 1, 2, 3], [4, 5, 8, 9]], (4, 2, 2), True),
     ],
 )
 def test_shape(members: list[list[int]], shape: tuple[int, int, int], regular: bool) -> None:
-    """Members, scale-up domains of the widest group, and the least number of members in a domain."""
+    """Members, scale-up domains, and the least number of members in a domain."""
     found = groups(members)
     assert tuple(found.shape) == shape
     assert found.shape.regular is regular
@@ -95,7 +97,9 @@ def test_groups_of_a_class_add_up() -> None:
 
 def test_group_within_a_node_beside_one_that_leaves_it() -> None:
     """GPUs 0 to 3 keep a closed ring of the full rate; 4, 5, 12 and 13 have two channels of half of it on each NIC."""
-    found = usage(FOUR_NODES, groups([[0, 1, 2, 3], [4, 5, 12, 13]]).ring_edges)
+    batches = by_shape(FOUR_NODES, np.array([[0, 1, 2, 3], [4, 5, 12, 13]]))
+    assert [members.tolist() for members, _ in batches] == [[0], [1]]
+    found = {name: use for _, batch in batches for name, use in usage(FOUR_NODES, batch.ring_edges).items()}
     assert [found[f"gpu{g} -> node0.nvswitch"] for g in range(6)] == [1.0] * 4 + [0.5] * 2
     assert sorted(of_kind(found, "nic", "leaf")) == [0.5] * 4
 
@@ -123,7 +127,7 @@ def test_ring_visits_every_member_once(members: list[list[int]]) -> None:
     """
     found = groups(members)
     ordered, domains = found.ordered
-    src, dst, share = _ring_edges(ordered, domains, found.shape.local)
+    _, src, dst, share = _ring_edges(ordered, domains, found.shape.local)
     for group in members:
         own = np.isin(src, group) & np.isin(dst, group)
         if len(members) == 1:
@@ -144,7 +148,7 @@ def test_members_of_a_regular_ring_send_and_receive_equally(nodes: int, local: i
     if nodes * local == 1:
         return
     found = groups([[8 * node + i for node in range(nodes) for i in range(local)]])
-    src, dst, share = _ring_edges(*found.ordered, local)
+    _, src, dst, share = _ring_edges(*found.ordered, local)
     for end in (src, dst):
         assert np.bincount(end, weights=share)[found.gpus[0]] == pytest.approx(1.0)
 
@@ -209,6 +213,17 @@ def test_busiest_nic_of_a_tree_sends_the_data_twice(nodes: int) -> None:
     assert max(of_kind(found, "nic", "leaf")) == pytest.approx(2.0)
 
 
+def test_a_group_cut_into_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three edges a block: every link still carries what it carries in one."""
+    whole = groups([range(16), range(16, 32)])
+    expected = whole.ring_edges
+    monkeypatch.setattr(laying, "_LARGEST", 3)
+    cut = groups([range(16), range(16, 32)]).ring_edges
+    assert cut.links.tolist() == expected.links.tolist()
+    assert cut.indptr.tolist() == expected.indptr.tolist()
+    assert cut.usage == pytest.approx(expected.usage)
+
+
 # --- rails -----------------------------------------------------------------------------------------------------------
 
 
@@ -217,3 +232,15 @@ def test_inner_and_outer_groups() -> None:
     found = groups([[0, 1, 2, 8, 9, 10]])
     assert found.inner.gpus.tolist() == [[0, 1, 2], [8, 9, 10]]
     assert found.outer.gpus.tolist() == [[0, 8], [1, 9], [2, 10]]
+
+
+@pytest.mark.parametrize("fabric", ["cube_mesh", "full_mesh"])
+def test_a_box_without_a_switch_carries_a_ring(fabric: str) -> None:
+    """Every edge of the ring lies on cables between GPUs, all of them inside the domain."""
+    size = 8 if fabric == "cube_mesh" else 4
+    topology = {"kind": "nvlink_box", "gpus_per_node": size, "fabric": fabric, "scale_up": {"bandwidth": "150 GB/s"}}
+    box = build_cluster(Cluster.model_validate({"name": "box", "accelerator": "v100-32gb", "topology": topology}))
+    pattern = Groups(box, np.arange(size)[None]).ring_edges
+    assert box.scale_up_links[pattern.links].all()
+    assert np.isfinite(pattern.solo_inside).all()
+    assert np.isinf(pattern.solo_across).all()
