@@ -6,8 +6,11 @@ holds SI floats. Two clocks: an iteration's starts at 0 and lasts seconds, a cam
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import cached_property
+from itertools import chain
+from typing import NamedTuple, Protocol
 
 # What a rank's compute stream does at an instant: the keys of the breakdown, in print order. `waiting` is
 # not among them: results/waterfall.py tells it apart into `imbalance` and `bubble` with the dry run.
@@ -71,7 +74,38 @@ class Incident(NamedTuple):
     down_s: float
 
 
-@dataclass(frozen=True, slots=True)
+class Named(Protocol):
+    """What has a name: an action of a schedule."""
+
+    @property
+    def name(self) -> str:
+        """Name of its span."""
+
+
+class Repeated(NamedTuple):
+    """Spans of a period of a steady state that lasts `times` periods of `period` seconds.
+
+    The spans are those of the first period. Of span i, `places[i]` is the place of its action in the row of its rank,
+    -1 if it belongs to none; in the next period it is that of the action `strides[rank]` places further on.
+    """
+
+    spans: tuple[Span, ...]
+    places: tuple[int, ...]
+    strides: tuple[int, ...]
+    times: int
+    period: float
+    rows: Sequence[Sequence[Named]]
+
+    def expand(self) -> Iterator[Span]:
+        """All spans of all periods."""
+        for turn in range(self.times):
+            shift = turn * self.period
+            for (rank, stream, name, start, end, parts), place in zip(self.spans, self.places, strict=True):
+                named = name if place < 0 else self.rows[rank][place + turn * self.strides[rank]].name
+                yield Span(rank, stream, named, start + shift, end + shift, parts)
+
+
+@dataclass(frozen=True)
 class StepResult:
     """One simulated training step.
 
@@ -81,20 +115,41 @@ class StepResult:
         Seconds from the start of the step to the end of the last rank.
     rank_counts
         GPUs that each rank class stands for. [R]
-    spans
-        Compute-stream spans; per rank class they tile [0, step_time] without gaps.
+    pieces
+        Compute-stream spans in order of their end, periods of a steady state once.
     transfers
-        Coflows on shared links, in order of their end (calls of a fixed duration are not among them).
+        Coflows in order of their end, where they were asked for.
     events, solves
         Counted work: simpy events processed and max-min problems solved.
+    skipped
+        Periods of steady states that were not simulated again.
+    pipeline_ranks
+        Pipeline rank of each rank class; empty where each stands for the one of its number. [R]
     """
 
     step_time: float
     rank_counts: tuple[int, ...]
-    spans: tuple[Span, ...]
+    pieces: tuple[Span | Repeated, ...]
     transfers: tuple[Transfer, ...] = ()
     events: int = 0
     solves: int = 0
+    skipped: int = 0
+    pipeline_ranks: tuple[int, ...] = ()
+
+    @cached_property
+    def spans(self) -> tuple[Span, ...]:
+        """Compute-stream spans; per rank class they tile [0, step_time] without gaps."""
+        expanded = (each.expand() if isinstance(each, Repeated) else (each,) for each in self.pieces)
+        return tuple(chain.from_iterable(expanded))
+
+    def counted_spans(self) -> Iterator[tuple[Span, int]]:
+        """Every span that was simulated, and how many times it stands for."""
+        for piece in self.pieces:
+            if isinstance(piece, Repeated):
+                for span in piece.spans:
+                    yield span, piece.times
+            else:
+                yield piece, 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,13 @@
-"""Coflows in time: `transfer` returns a simpy event that succeeds when the bytes are delivered.
+"""Coflows in time: `start` calls back when the bytes are delivered, `transfer` returns an event.
 
-Active coflows share constraints max-min fairly (`physics.sharing`). Rates are solved once per instant, behind
-everything else that happens at it, and only for the coflows that share a constraint, directly or through others, with
-one that started or ended. A coflow alone in its component runs at its solo rate, and a combination that was solved
-before is looked up: neither costs a solve. Between solves rates are constant, so a coflow's end is known; a change of
-rate moves it, and a version number discards the end that was expected before.
+Active coflows share constraints max-min fairly (`physics.sharing`). A coflow that finds its constraints unused runs at
+its solo rate from the start: one event, at its end. Where coflows share, rates are solved once per instant, behind
+everything else that happens at it, and only for those that share a constraint, directly or through others, with one
+that started or ended; a combination that was solved before is looked up. Between solves rates are constant, so a
+coflow's end is known; a change of rate moves it, and a version number discards the end that was expected before.
+
+Whoever runs collectives without telling the network about each of them (a chain in one timeout) holds their
+constraints; a coflow that starts on a constraint that is held interrupts the holder, at that same instant.
 
 Completions within a relative 1e-12 of each other are one instant: all end, then one solve.
 
@@ -17,34 +20,34 @@ import math
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from itertools import count
+from typing import Protocol
 
 import numpy as np
 import simpy
-from simpy.events import Event, EventPriority
+from simpy.events import Event
 
+from simulator.engine.clock import SAME_INSTANT_GRAINS, Late, Timer, rounder
 from simulator.errors import TopologyError
 from simulator.physics.program.steps import Coflow
 from simulator.physics.sharing import max_min_rates
+from simulator.scenario.units import Bytes, BytesPerSecond, Seconds
 
 _SAME_INSTANT = 1e-12
-_LAST = EventPriority(2)  # simpy's own priorities are 0 (urgent) and 1
 
 
-class _Late(Event):
-    """An event that comes behind everything else at its instant, also what the instant itself brings about."""
+class Holder(Protocol):
+    """Who runs collectives on its own and has to be told when that ends."""
 
-    def __init__(self, env: simpy.Environment, then: Callable[[Event], None]) -> None:
-        super().__init__(env)
-        self.callbacks, self._ok, self._value = [then], True, None
-        env.schedule(self, priority=_LAST)
+    def interrupt(self) -> None:
+        """Something else starts on a constraint that is held: let go of all of them, and go on in detail."""
 
 
-class _Flow:
-    """One coflow in progress."""
+class Flow:
+    """One coflow in progress: `remaining` bytes at time `updated`."""
 
     __slots__ = ("coflow", "done", "index", "rate", "remaining", "updated", "version")
 
-    def __init__(self, index: int, coflow: Coflow, size: float, now: float, done: Event) -> None:
+    def __init__(self, index: int, coflow: Coflow, size: Bytes, now: Seconds, done: Callable[[], None]) -> None:
         self.index, self.coflow, self.remaining, self.done = index, coflow, size, done
         self.rate, self.updated, self.version = 0.0, now, 0
 
@@ -58,6 +61,10 @@ class Network:
         Clock.
     coflows, capacity
         As in `StepProgram`.
+    grain
+        Times are multiples of it; 0 for any time.
+    known
+        Rates of combinations that were solved before, shared between networks of the same coflows.
 
     Attributes
     ----------
@@ -65,20 +72,34 @@ class Network:
         Max-min problems solved so far.
     """
 
-    def __init__(self, env: simpy.Environment, coflows: tuple[Coflow, ...], capacity: tuple[float, ...]) -> None:
+    def __init__(
+        self,
+        env: simpy.Environment,
+        coflows: tuple[Coflow, ...],
+        capacity: tuple[float, ...],
+        *,
+        grain: Seconds = 0.0,
+        known: dict[tuple[int, ...], tuple[BytesPerSecond, ...]] | None = None,
+    ) -> None:
         self.env = env
         self.coflows = coflows
         self.capacity = np.asarray(capacity, dtype=float)
         self.solves = 0
-        self._users: list[dict[_Flow, None]] = [{} for _ in capacity]
-        self._touched: dict[_Flow, None] = {}
+        self.known: dict[tuple[int, ...], tuple[BytesPerSecond, ...]] = {} if known is None else known
+        self.users: list[dict[Flow, None]] = [{} for _ in capacity]
+        self._holders: dict[int, Holder] = {}
+        self._touched: dict[Flow, None] = {}
         self._solve_due = False
-        self._ends: list[tuple[float, int, int, _Flow]] = []  # heap of (end, tie-breaker, version, flow)
+        self._ends: list[tuple[float, int, int, Flow]] = []  # heap of (end, tie-breaker, version, flow)
         self._tie = count()
         self._alarm = math.inf
-        self._known: dict[tuple[int, ...], tuple[float, ...]] = {}
+        self._rounder = rounder(grain)
+        self._same = SAME_INSTANT_GRAINS * grain
+        self._same_relative = 0.0 if grain else _SAME_INSTANT
 
-    def transfer(self, index: int, size: float) -> Event:
+    # --- starts ------------------------------------------------------------------------------------------------------
+
+    def transfer(self, index: int, size: Bytes) -> Event:
         """Move `size` bytes on the busiest edge of coflow `index`; the event succeeds on delivery.
 
         Raises
@@ -87,27 +108,97 @@ class Network:
             When the coflow has no rate: it would never end.
         """
         done = self.env.event()
-        coflow = self.coflows[index]
-        if size <= 0 or coflow.solo_rate == math.inf:
+        if not self.takes_time(index, size):
             done.succeed()
             return done
+
+        def deliver() -> None:
+            done.succeed()
+
+        self.start(index, size, deliver)
+        return done
+
+    def takes_time(self, index: int, size: Bytes) -> bool:
+        """Whether there is anything to move, and anything that holds it back.
+
+        Raises
+        ------
+        TopologyError
+            When the coflow has no rate: it would never end.
+        """
+        coflow = self.coflows[index]
+        if size <= 0 or coflow.solo_rate == math.inf:
+            return False
         if not coflow.solo_rate > 0:
             raise TopologyError(f"{coflow.name} crosses a link without capacity and would never end")
-        flow = _Flow(index, coflow, size, self.env.now, done)
-        for constraint in coflow.constraints:
-            self._users[constraint][flow] = None
+        return True
+
+    def start(self, index: int, size: Bytes, done: Callable[[], None]) -> Flow:
+        """Start a transfer that takes time; `done` is called on delivery."""
+        coflow = self.coflows[index]
+        flow = Flow(index, coflow, size, self.env.now, done)
+        if self._register(flow):
+            self._touch((flow,))
+        else:
+            self._retime(flow, coflow.solo_rate)
+            self._set_alarm()
+        self._interrupt_holders(coflow)
+        return flow
+
+    def adopt(self, index: int, left: Bytes, rate: BytesPerSecond, since: Seconds, done: Callable[[], None]) -> Flow:
+        """Take over a transfer that has run at `rate` since a time at which it had so many bytes left."""
+        flow = Flow(index, self.coflows[index], left, since, done)
+        self._register(flow)
+        self._retime(flow, rate)
         self._touch((flow,))
-        return done
+        self._interrupt_holders(flow.coflow)
+        return flow
+
+    def _register(self, flow: Flow) -> bool:
+        """Put a flow on its constraints; whether any of them is used already."""
+        shared = False
+        for constraint in flow.coflow.constraints:
+            users = self.users[constraint]
+            if users:
+                shared = True
+            users[flow] = None
+        return shared
+
+    # --- holds -------------------------------------------------------------------------------------------------------
+
+    def is_free(self, constraints: Iterable[int], holder: Holder) -> bool:
+        """Whether no coflow is on these constraints and nobody else holds them."""
+        users, holders = self.users, self._holders
+        return not any(users[each] or holders.get(each, holder) is not holder for each in constraints)
+
+    def hold(self, constraints: Iterable[int], holder: Holder) -> None:
+        """Hold constraints that are free."""
+        for constraint in constraints:
+            self._holders[constraint] = holder
+
+    def release(self, constraints: Iterable[int], holder: Holder) -> None:
+        """Let go of those constraints that this holder holds."""
+        holders = self._holders
+        for constraint in constraints:
+            if holders.get(constraint) is holder:
+                del holders[constraint]
+
+    def _interrupt_holders(self, coflow: Coflow) -> None:
+        if self._holders:
+            for constraint in coflow.constraints:
+                holder = self._holders.get(constraint)
+                if holder is not None:
+                    holder.interrupt()
 
     # --- rates -------------------------------------------------------------------------------------------------------
 
-    def _touch(self, flows: Iterable[_Flow]) -> None:
+    def _touch(self, flows: Iterable[Flow]) -> None:
         """Ask for the rates of these flows, and of all that share with them, once this instant is over."""
         for flow in flows:
             self._touched[flow] = None
         if not self._solve_due:
             self._solve_due = True
-            _Late(self.env, self._solve)
+            Late(self.env, self._solve)
 
     def _solve(self, _: Event) -> None:
         self._solve_due = False
@@ -122,39 +213,45 @@ class Network:
             self._assign(component)
         self._set_alarm()
 
-    def _component(self, seed: _Flow) -> list[_Flow]:
+    def _component(self, seed: Flow) -> list[Flow]:
         """Flows that share a constraint with the seed, directly or through others."""
         found = {seed: None}
         stack = [seed]
         while stack:
             for constraint in stack.pop().coflow.constraints:
-                for flow in self._users[constraint]:
+                for flow in self.users[constraint]:
                     if flow not in found:
                         found[flow] = None
                         stack.append(flow)
         return list(found)
 
-    def _assign(self, component: list[_Flow]) -> None:
+    def _assign(self, component: list[Flow]) -> None:
         if len(component) == 1:
             rates: tuple[float, ...] = (component[0].coflow.solo_rate,)
         else:
             # rates depend only on which coflows share, and a training step repeats the same few combinations
             component.sort(key=lambda flow: flow.index)
             key = tuple(flow.index for flow in component)
-            if key not in self._known:
+            if key not in self.known:
                 self.solves += 1
-                self._known[key] = self._shared_rates(component)
-            rates = self._known[key]
+                self.known[key] = self._shared_rates(component)
+            rates = self.known[key]
         now = self.env.now
         for flow, rate in zip(component, rates, strict=True):
             if rate == flow.rate:
                 continue
             flow.remaining = max(0.0, flow.remaining - flow.rate * (now - flow.updated))
-            flow.rate, flow.updated = rate, now
-            flow.version += 1
-            heappush(self._ends, (now + flow.remaining / rate, next(self._tie), flow.version, flow))
+            flow.updated = now
+            self._retime(flow, rate)
 
-    def _shared_rates(self, component: list[_Flow]) -> tuple[float, ...]:
+    def _retime(self, flow: Flow, rate: BytesPerSecond) -> None:
+        """Give a flow a rate, from `updated` on."""
+        flow.rate = rate
+        flow.version += 1
+        end = flow.updated + (flow.remaining / rate + self._rounder - self._rounder)
+        heappush(self._ends, (end, next(self._tie), flow.version, flow))
+
+    def _shared_rates(self, component: list[Flow]) -> tuple[BytesPerSecond, ...]:
         coflows = [flow.coflow for flow in component]
         indptr = np.cumsum([0, *(len(coflow.constraints) for coflow in coflows)])
         links = np.concatenate([coflow.constraints for coflow in coflows]).astype(np.int64)
@@ -182,27 +279,27 @@ class Network:
                 if not self._solve_due:
                     self._set_alarm()
 
-        timer = self.env.timeout(max(0.0, at - self.env.now))
-        assert timer.callbacks is not None
-        timer.callbacks.append(ring)
+        Timer(self.env, max(0.0, at - self.env.now), ring)
 
     def _deliver(self) -> bool:
         """End all flows whose end is this instant up to rounding; whether there were any."""
-        latest = self.env.now * (1 + _SAME_INSTANT)
-        ended = False
+        now = self.env.now
+        latest = now + self._same + now * self._same_relative
+        ended: list[Flow] = []
         while self._ends and self._ends[0][0] <= latest:
             _, _, version, flow = heappop(self._ends)
             if version == flow.version:
                 self._finish(flow)
-                ended = True
-        return ended
+                ended.append(flow)
+        for flow in ended:  # once all have ended: what they bring about finds their links free
+            flow.done()
+        return bool(ended)
 
-    def _finish(self, flow: _Flow) -> None:
+    def _finish(self, flow: Flow) -> None:
         flow.version += 1
         self._touched.pop(flow, None)
         for constraint in flow.coflow.constraints:
-            users = self._users[constraint]
+            users = self.users[constraint]
             del users[flow]
             if users:
                 self._touch(users)
-        flow.done.succeed()

@@ -11,7 +11,7 @@ from typing import Any
 
 from simulator.physics.flops import step_flops, step_flops_6nd
 from simulator.physics.program.steps import StepProgram
-from simulator.physics.schedules.tables import ideal_bubble_fraction, ideal_bubble_overhead
+from simulator.physics.schedules.closed_forms import ideal_bubble_fraction, ideal_bubble_overhead
 from simulator.records import CampaignResult, StepResult
 from simulator.results.waterfall import breakdown
 from simulator.scenario.scenario import Scenario
@@ -28,8 +28,10 @@ def step_figures(scenario: Scenario, program: StepProgram, result: StepResult) -
     peak, time = job_peak(scenario), result.step_time
     model, training = scenario.model, scenario.training
     causal = step_flops(model, training, causal=True)
-    parts = breakdown(result, program.table, causal / peak)
     schedule, pp = training.schedule, scenario.parallelism.pp or 1
+    together = schedule.synchronous
+    parts = breakdown(result, program.table, causal / peak, synchronous=together)
+    shape = schedule.kind, pp, scenario.num_microbatches, schedule.vpp
     return {
         "step_time_s": time,
         "tokens_per_s": training.tokens_per_step / time,
@@ -40,10 +42,14 @@ def step_figures(scenario: Scenario, program: StepProgram, result: StepResult) -
         "hfu": program.executed_flops / (peak * time),
         "bubble_fraction": parts["bubble"] / time,
         "bubble_overhead": parts["bubble"] / (time - parts["bubble"]),
-        "bubble_fraction_theory": ideal_bubble_fraction(schedule.kind, pp, scenario.num_microbatches, schedule.vpp),
-        "bubble_overhead_theory": ideal_bubble_overhead(schedule.kind, pp, scenario.num_microbatches, schedule.vpp),
+        "bubble_fraction_theory": ideal_bubble_fraction(*shape, synchronous=together),
+        "bubble_overhead_theory": ideal_bubble_overhead(*shape, synchronous=together),
         "breakdown_s": parts,
         "model_flops": step_flops(model, training),
+        "rank_classes": len(program.rank_counts),
+        "coflow_classes": len(program.coflows),
+        "link_classes": program.link_classes,
+        "periods_skipped": result.skipped,
         "events": result.events,
         "solves": result.solves,
     }

@@ -163,13 +163,18 @@ def test_a_send_that_does_not_block_runs_beside_compute() -> None:
 def test_messages_of_a_channel_go_one_after_another() -> None:
     """Two messages between the same ranks, posted at once, take their turns in the order of their posting."""
     call = fixed("pp", 2.0, (0, 1))
-    step = Iteration(program([]))
-    tickets = [step.post(Message(("F", 1, microbatch), call)) for microbatch in (0, 1)]
+    step = Iteration(program([]), keep_transfers=False, fuse=True, skip=False)
+    tickets = [step.post(Message(call, "F", 1, microbatch)) for microbatch in (0, 1)]
     for microbatch in (0, 1):
-        assert step.post(Message(("F", 1, microbatch), call)) is tickets[microbatch], "both sides share a ticket"
-    other = step.post(Message(("F", 2, 0), fixed("pp", 1.0, (1, 2))))
-    step.post(Message(("F", 2, 0), fixed("pp", 1.0, (1, 2))))
-    step.env.run()
+        assert step.post(Message(call, "F", 1, microbatch)) is tickets[microbatch], "both sides share a ticket"
+    distant = fixed("pp", 1.0, (1, 2))
+    other = step.post(Message(distant, "F", 2, 0))
+    step.post(Message(distant, "F", 2, 0))
+    while step.ready or step.env.peek() < float("inf"):
+        while step.ready:
+            step.ready.popleft()()
+        if step.env.peek() < float("inf"):
+            step.env.step()
     assert [(ticket.started, ticket.ended) for ticket in tickets] == [(0.0, 2.0), (2.0, 4.0)]
     assert (other.started, other.ended) == (0.0, 1.0)
 
@@ -189,7 +194,7 @@ def test_a_collective_starts_with_its_last_member() -> None:
 @pytest.mark.parametrize(("axis", "state"), [("dp", "exposed_dp"), ("world", "optimizer")])
 def test_waiting_for_another_pipeline_rank_is_waiting_for_the_pipeline(axis: str, state: str) -> None:
     """The tie of embeddings and the gradient norm meet other stages: there the early rank sits in the bubble."""
-    call = fixed(axis, 2.0, (0, 1))
+    call = fixed(axis, 2.0, (0, 1), across=True)
     result = simulate_step(program([kernel(1.0), Shared(call)], [kernel(3.0), Shared(call)], same_stage=False))
     assert states(result, 0) == {"compute": 1.0, "waiting": 2.0, state: 2.0}
 
@@ -366,7 +371,7 @@ def exact_walk(body: Sequence[object], slowdown: Fraction) -> tuple[Fraction, Fr
     for step in body:
         if isinstance(step, Start):
             begin = max(now, free)
-            free = begin + Fraction(step.call.fixed or 0)
+            free = begin + Fraction(step.call.seconds)
             busy.append((begin, free))
             ends[step.tag] = free
         elif isinstance(step, Join):
@@ -456,7 +461,7 @@ def test_transfers_move_all_bytes_and_no_link_is_overfull(plan: StepProgram) -> 
         transfer
         for rank, body in enumerate(plan.prologue)
         for step in body
-        if isinstance(step, Shared | Start) and step.call.fixed is None and step.call.members[0] == rank
+        if isinstance(step, Shared | Start) and step.call.members[0] == rank
         for phase in step.call.phases
         for transfer in phase.transfers
     )
@@ -481,9 +486,20 @@ def test_the_order_of_ranks_does_not_matter() -> None:
     assert states(first, 1) == states(second, 0)
 
 
-def test_events_are_counted() -> None:
-    """One kernel is four simpy events: the worker's start, the timeout, the worker's end, and the end of them all."""
-    assert simulate_step(program([kernel(1.0)])).events == 4
+def test_what_nobody_disturbs_is_one_event() -> None:
+    """A chain of kernels and private collectives, a collective and a message are one event each; in detail, more."""
+    call = moving("tp", CallPhase(0.5, ((0, 8.0), (0, 8.0))), CallPhase(0.5, ()))
+    plan = program(
+        [chain((1.0, "compute", True), (0.5, "recomputation", True), call), Shared(call)],
+        coflows=[on_link(8.0)],
+        capacity=[8.0],
+    )
+    lazy, detailed = simulate_step(plan), simulate_step(plan, fuse=False)
+    assert lazy.events == 2
+    assert detailed.events > 8
+    assert lazy.step_time == detailed.step_time == 1.5 + 2 * (0.5 + 2.0 + 0.5)
+    table = build_table("gpipe", pp=2, num_microbatches=2)
+    assert simulate_step(pipeline(table, lambda action: 1.0, blocking=True, message=0.5)).events == 8 + 4
 
 
 # --- what cannot run -------------------------------------------------------------------------------------------------

@@ -299,7 +299,7 @@ class Watched(Network):
         return rates
 
     def _assign(self, component: list) -> None:  # type: ignore[type-arg]
-        self._known.clear()
+        self.known.clear()
         super()._assign(component)
 
 

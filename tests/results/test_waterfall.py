@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from simulator.engine.iteration import simulate_step
 from simulator.physics.program.steps import Body, Join, Shared, Start, StepProgram
-from simulator.physics.schedules.tables import Action, build_table, ideal_bubble_fraction, ideal_bubble_overhead
+from simulator.physics.schedules.closed_forms import ideal_bubble_fraction, ideal_bubble_overhead
+from simulator.physics.schedules.execution import dry_run, makespan
+from simulator.physics.schedules.tables import Action, build_table
 from simulator.records import BREAKDOWN_KEYS, Span, StepResult
-from simulator.results.waterfall import breakdown
+from simulator.results.waterfall import action_seconds, breakdown
 from tests.engine.programs import chain, fixed, kernel, pipeline, program
 
 SECONDS = st.floats(1e-6, 100.0)
@@ -116,6 +118,43 @@ def test_the_equal_stage_is_the_mean_over_gpus_without_waiting() -> None:
     assert shown(parts) == {"kernel_inefficiency": 4.0, "bubble": 4.0, "imbalance": 4.0}
 
 
+def test_periods_of_a_steady_state_count_as_often_as_they_run() -> None:
+    """The same parts with and without skipping, of unequal stages with messages; most spans are never made."""
+    table = build_table("1f1b", pp=4, num_microbatches=64)
+    plan = pipeline(table, lambda action: 1.0 + action.stage / 7, blocking=True, message=0.1)
+    skipped, whole = simulate_step(plan), simulate_step(plan, skip=False)
+    assert skipped.skipped > 40
+    assert len(list(skipped.counted_spans())) < len(whole.spans) / 2
+    expected = breakdown(whole, table, 100.0)
+    assert breakdown(skipped, table, 100.0) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+def test_several_classes_of_a_pipeline_rank() -> None:
+    """Two classes of rank 0, of 3 and 1 GPUs, F of 1 and 3 s; rank 1 of 4 GPUs, F of 2 s: mean F 14 / 8 s."""
+    spans = tuple(
+        Span(rank, "compute", f"{stage}F0", 0.0, seconds, (("compute", seconds),))
+        for rank, (stage, seconds) in enumerate([(0, 1.0), (0, 3.0), (1, 2.0)])
+    )
+    table = ((Action(0, "F", 0),), (Action(1, "F", 0),))
+    result = StepResult(3.0, (3, 1, 4), spans, pipeline_ranks=(0, 0, 1))
+    assert action_seconds(result, table) == {"F": 14 / 8}
+
+
+@given(
+    kind=st.sampled_from(["gpipe", "1f1b", "interleaved"]),
+    pp=st.integers(2, 5),
+    groups=st.integers(1, 3),
+    seconds=st.tuples(SECONDS, SECONDS),
+)
+def test_the_quick_makespan_is_that_of_the_dry_run(
+    kind: str, pp: int, groups: int, seconds: tuple[float, float]
+) -> None:
+    """Durations by kind: both runs of a table end at the same time, to the last bit."""
+    table = build_table(kind, pp=pp, num_microbatches=groups * pp, vpp=2 if kind == "interleaved" else 1)
+    times = dict(zip("FB", seconds, strict=True))
+    assert makespan(table, times) == dry_run(table, lambda action: times[action.kind]).makespan
+
+
 # --- bubbles ---------------------------------------------------------------------------------------------------------
 
 
@@ -139,7 +178,8 @@ def test_the_bubble_is_the_schedules(
     vpp = vpp if kind == "interleaved" else 1
     microbatches = groups * pp
     table = build_table(kind, pp=pp, num_microbatches=microbatches, vpp=vpp)
-    tie, norm = fixed("dp", 0.0, sorted({0, pp - 1})), fixed("world", 0.0, range(pp))
+    tie = fixed("dp", 0.0, sorted({0, pp - 1}), across=True)
+    norm = fixed("world", 0.0, range(pp), across=True)
 
     def epilogue(rank: int) -> Body:
         return (*([Shared(tie)] if tied and rank in tie.members else []), Shared(norm))

@@ -11,9 +11,10 @@ Pinned by tests/physics/layers/test_attention.py.
 
 from __future__ import annotations
 
-from simulator.physics.kernels import attention_time
+from simulator.physics.kernels.attention import attention_bytes, attention_flops, attention_time
+from simulator.physics.kernels.roofline import speed_of_light
 from simulator.physics.layers.edges import gather_gradient, gather_input, reduce_gradient, reduce_output
-from simulator.physics.layers.rank import Linear, Rank
+from simulator.physics.layers.rank import Linear, Rank, forwards
 from simulator.physics.operations import Collective, Kernel, Operation
 from simulator.scenario.transformer import LatentAttention, Transformer
 
@@ -67,20 +68,38 @@ def attention_core(rank: Rank, *, backward: bool) -> list[Operation]:
 
 
 def _flash(rank: Rank, *, backward: bool) -> Kernel:
-    """Fused, causal; FLOPs count the whole square. With cp, the first and the last of 2 · cp pieces of the sequence."""
-    batch, length, cp = rank.training.micro_batch_size, rank.training.sequence_length, rank.parallelism.cp
+    """Fused, causal; FLOPs count the whole square. With cp, see `_pieces`."""
+    batch, length = rank.training.micro_batch_size, rank.training.sequence_length
     qk_dim, v_dim = head_dims(rank.model)
-    piece = length // (2 * cp)
-    seen = [(length, length)] if cp == 1 else [(piece, piece), (piece, length)]
-    seconds = sum(
-        attention_time(
-            rank.accelerator, rank.sensitive_dtype, batch=batch, heads=rank.heads, kv_heads=rank.query_groups,
-            q_len=q_len, kv_len=kv_len, head_dim=qk_dim, v_head_dim=v_dim, causal=True, backward=backward,
+    seconds = light = 0.0
+    for q_len, kv_len in _pieces(rank):
+        heads = {"batch": batch, "heads": rank.heads, "q_len": q_len, "kv_len": kv_len, "head_dim": qk_dim}
+        seconds += attention_time(
+            rank.accelerator, rank.sensitive_dtype, **heads, kv_heads=rank.query_groups, v_head_dim=v_dim, causal=True,
+            backward=backward,
+        )  # fmt: skip
+        executed = attention_flops(**heads, v_head_dim=v_dim, causal=True, backward=backward)
+        size = attention_bytes(
+            rank.sensitive_dtype, **heads, kv_heads=rank.query_groups, v_head_dim=v_dim, backward=backward
         )
-        for q_len, kv_len in seen
-    )  # fmt: skip
+        light += speed_of_light(rank.accelerator, rank.sensitive_dtype, executed, size)
     flops = 2.0 * rank.tokens * rank.heads * length * (qk_dim + v_dim)
-    return Kernel("flash_attention", seconds, flops * (ATTENTION_BACKWARD_MATMULS if backward else 1.0))
+    return Kernel("flash_attention", seconds, flops * (ATTENTION_BACKWARD_MATMULS if backward else 1.0), light)
+
+
+def _pieces(rank: Rank) -> list[tuple[int, int]]:
+    """Queries and the keys that they see, per piece of the sequence.
+
+    Zigzag: the first and the last of 2 · cp pieces stand for any pair i and 2 · cp - 1 - i, which sees as much.
+    Contiguous: rank i sees i + 1 of cp pieces.
+    """
+    length, cp = rank.training.sequence_length, rank.parallelism.cp
+    if cp == 1:
+        return [(length, length)]
+    if rank.context_is_uneven:
+        return [(length // cp, length // cp * (rank.context_index + 1))]
+    piece = length // (2 * cp)
+    return [(piece, piece), (piece, length)]
 
 
 def _batched(rank: Rank, name: str, m: int, n: int, k: int) -> Kernel:
@@ -97,7 +116,7 @@ def _lengths(rank: Rank) -> tuple[int, int, float]:
 def _unfused_forward(rank: Rank) -> list[Operation]:
     q_len, kv_len, scores = _lengths(rank)
     qk_dim, v_dim = head_dims(rank.model)
-    softmax = [rank.move("softmax", 2 * scores)]
+    softmax = [rank.move("softmax", 2 * scores, kind="fused_softmax")]
     if rank.training.dropout:
         softmax.append(rank.move("attention_dropout", 2.5 * scores))  # read, write, and a one-byte mask
     return [
@@ -115,7 +134,7 @@ def _unfused_backward(rank: Rank) -> list[Operation]:
         _batched(rank, "context.dgrad", q_len, kv_len, v_dim),
         _batched(rank, "context.vgrad", kv_len, v_dim, q_len),
         *dropout,
-        rank.move("softmax.grad", 3 * scores),
+        rank.move("softmax.grad", 3 * scores, kind="fused_softmax"),
         _batched(rank, "scores.qgrad", q_len, qk_dim, kv_len),
         _batched(rank, "scores.kgrad", kv_len, qk_dim, q_len),
     ]
@@ -140,11 +159,16 @@ def _rotary(rank: Rank) -> list[Operation]:
 # --- the block -------------------------------------------------------------------------------------------------------
 
 
+def up_projections(rank: Rank) -> list[Operation]:
+    """Queries, keys and values from what the split projections read, with their rotary positions."""
+    return [*forwards(rank, _split_projections(rank)), *_rotary(rank)]
+
+
 def inner_forward(rank: Rank) -> list[Operation]:
     """From the gathered input to the partial output: split projections, core, output projection."""
-    ops: list[Operation] = [linear.forward(rank) for linear in _split_projections(rank)]
+    ops: list[Operation] = forwards(rank, _split_projections(rank))
     ops += [*_rotary(rank), *_exchange(rank, "all_gather", "kv_gather"), *attention_core(rank, backward=False)]
-    return [*ops, _output_projection(rank).forward(rank)]
+    return [*ops, *forwards(rank, [_output_projection(rank)])]
 
 
 def inner_backward(rank: Rank) -> list[Operation]:
@@ -160,7 +184,7 @@ def inner_backward(rank: Rank) -> list[Operation]:
 def attention_forward(rank: Rank) -> list[Operation]:
     """Attention between its norm and its residual."""
     mla = rank.model.mla
-    down: list[Operation] = [] if mla is None else [linear.forward(rank) for linear in _down_projections(rank, mla)]
+    down: list[Operation] = [] if mla is None else forwards(rank, _down_projections(rank, mla))
     gather = gather_input(rank, "attention", latent_width(rank.model))
     return [*down, *gather, *inner_forward(rank), *reduce_output(rank, "attention")]
 

@@ -11,6 +11,7 @@ Pinned by tests/physics/layers/test_experts.py.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from simulator.errors import LayoutError
@@ -32,7 +33,7 @@ class LocalExperts:
     copies
         Token copies that this rank sends out.
     rows
-        Copies that its local experts process, gathered over etp.
+        Copies that its local experts process, gathered over etp; as many as it sends where routing is even.
     width
         An expert's local FFN width.
     etp
@@ -67,7 +68,7 @@ class LocalExperts:
                 f" same tokens; leave sequence_parallel out, or use etp {split.tp}"
             )
         copies = rank.spread_tokens * moe.top_k
-        rows = copies * etp if distinct else copies
+        rows = math.ceil((copies * etp if distinct else copies) * rank.expert_load)
         return cls(moe.num_experts // split.ep, copies, rows, moe.ffn_hidden_size // etp, etp, distinct)
 
     @property
@@ -102,7 +103,8 @@ def _exchange(rank: Rank, experts: LocalExperts, name: str, *, inward: bool) -> 
     hidden, element = rank.model.hidden_size, rank.element
     ops: list[Operation] = []
     if rank.parallelism.ep > 1:
-        ops.append(Collective(f"{name}.all_to_all", "ep", "all_to_all", float(experts.copies * hidden * element)))
+        op = "dispatch" if inward else "combine"
+        ops.append(Collective(f"{name}.all_to_all", "ep", op, float(experts.copies * hidden * element)))
     if experts.etp > 1:
         size = float(experts.rows * hidden * element)
         if experts.distinct:
@@ -130,6 +132,11 @@ def _shared_expert(rank: Rank, *, backward: bool) -> list[Operation]:
     return [*gather_input(rank, "shared_expert"), *inner, *reduce_output(rank, "shared_expert")]
 
 
+def shared_expert_forward(rank: Rank) -> list[Operation]:
+    """The shared experts alone."""
+    return _shared_expert(rank, backward=False)
+
+
 def moe_forward(rank: Rank) -> list[Operation]:
     """A mixture between its norm and its residual."""
     experts, hidden = LocalExperts.of(rank), rank.model.hidden_size
@@ -137,11 +144,11 @@ def moe_forward(rank: Rank) -> list[Operation]:
     middle = activation(rank, experts.rows, experts.width, backward=False)
     return [
         _router(rank).forward(rank),
-        rank.move("permute", 2.0 * experts.copies * hidden),
+        rank.move("permute", 2.0 * experts.copies * hidden, kind="permute"),
         *_exchange(rank, experts, "dispatch", inward=True),
         *run(rank, up, down, middle, backward=False),
         *_exchange(rank, experts, "combine", inward=False),
-        rank.move("unpermute", 2.0 * experts.copies * hidden),
+        rank.move("unpermute", 2.0 * experts.copies * hidden, kind="permute"),
         *_shared_expert(rank, backward=False),
     ]
 
@@ -153,10 +160,10 @@ def moe_backward(rank: Rank) -> list[Operation]:
     middle = activation(rank, experts.rows, experts.width, backward=True)
     return [
         *_shared_expert(rank, backward=True),
-        rank.move("unpermute.grad", 2.0 * experts.copies * hidden),
+        rank.move("unpermute.grad", 2.0 * experts.copies * hidden, kind="permute"),
         *_exchange(rank, experts, "combine.grad", inward=True),
         *run(rank, up, down, middle, backward=True),
         *_exchange(rank, experts, "dispatch.grad", inward=False),
-        rank.move("permute.grad", 2.0 * experts.copies * hidden),
+        rank.move("permute.grad", 2.0 * experts.copies * hidden, kind="permute"),
         *_router(rank).backward(rank),
     ]

@@ -19,12 +19,12 @@ _Part = Callable[[Rank], list[Operation]]
 
 
 def _norms(rank: Rank, name: str, count: int = 1) -> list[Operation]:
-    return [rank.move(name, 2.0 * rank.spread_tokens * rank.model.hidden_size)] * count
+    return [rank.move(name, 2.0 * rank.spread_tokens * rank.model.hidden_size, kind="norm")] * count
 
 
 def _norms_backward(rank: Rank, name: str, count: int = 1) -> list[Operation]:
     # reads input and output gradient, writes the input gradient, and reads the residual's to add it
-    return [rank.move(f"{name}.grad", 4.0 * rank.spread_tokens * rank.model.hidden_size)] * count
+    return [rank.move(f"{name}.grad", 4.0 * rank.spread_tokens * rank.model.hidden_size, kind="norm_grad")] * count
 
 
 def _residual(rank: Rank, name: str) -> list[Operation]:
@@ -88,17 +88,36 @@ def layer_backward(rank: Rank, layer: int) -> list[Operation]:
 
 
 def recomputed(rank: Rank, layer: int) -> list[Operation]:
-    """What is executed again before the backward of a layer: nothing, the attention core, or the whole layer.
+    """What is executed again before the backward of a layer: nothing, the modules of a list, or the whole layer.
 
-    Source: arXiv 2205.05198, section 5. Selective recomputation of a fused attention core is free: it keeps no
-    scores to drop.
+    Source: arXiv 2205.05198, section 5, and Megatron-Core's `--recompute-modules`. Selective recomputation of a fused
+    attention core is free: it keeps no scores to drop.
     """
     mode = rank.training.recompute
     if mode == "full":
         return layer_forward(rank, layer)
-    if mode == "selective" and rank.training.attention == "unfused":
-        return attention.attention_core(rank, backward=False)
-    return []
+    return _listed_modules(rank, layer) if mode == "selective" else []
+
+
+def _listed_modules(rank: Rank, layer: int) -> list[Operation]:
+    """The forwards of `recompute_modules`, in order; a mixture's own list counts only where it is not run whole."""
+    modules, mixture = rank.training.recompute_modules, rank.model.is_moe_layer(layer)
+    before_attention, before_mlp = norms_before(rank)
+    ops: list[Operation] = []
+    if "layernorm" in modules:
+        ops += _norms(rank, "attention_norm", before_attention) + _norms(rank, "mlp_norm", before_mlp)
+    if "mla_up_proj" in modules and rank.model.mla is not None:
+        ops += attention.up_projections(rank)
+    if "core_attn" in modules and rank.training.attention == "unfused":
+        ops += attention.attention_core(rank, backward=False)
+    if not mixture:
+        return [*ops, *(mlp.mlp_forward(rank) if "mlp" in modules else [])]
+    if "moe" in modules:
+        return [*ops, *experts.moe_forward(rank)]
+    if "moe_act" in modules:
+        local = experts.LocalExperts.of(rank)
+        ops.append(mlp.activation(rank, local.rows, local.width, backward=False))
+    return [*ops, *(experts.shared_expert_forward(rank) if "shared_experts" in modules else [])]
 
 
 # --- ends --------------------------------------------------------------------------------------------------------
@@ -106,7 +125,8 @@ def recomputed(rank: Rank, layer: int) -> list[Operation]:
 
 def embedding(rank: Rank, *, backward: bool) -> list[Operation]:
     """Token embedding, vocabulary split over tp: every rank looks up what it has, then the results are summed."""
-    lookup = rank.move("embedding.grad" if backward else "embedding", 2.0 * rank.tokens * rank.model.hidden_size)
+    elements = 2.0 * rank.tokens * rank.model.hidden_size
+    lookup = rank.move("embedding.grad" if backward else "embedding", elements, kind="embedding")
     return [*gather_gradient(rank, "embedding"), lookup] if backward else [lookup, *reduce_output(rank, "embedding")]
 
 
@@ -115,15 +135,26 @@ def local_vocabulary(rank: Rank) -> int:
     return -(-rank.model.vocab_size // rank.parallelism.tp)
 
 
+_VOCABULARY_MULTIPLE = 128
+"""Stacks pad the vocabulary of a rank, so that its GEMMs are aligned: Megatron-LM, --make-vocab-size-divisible-by."""
+
+
 def output_layer(rank: Rank, *, backward: bool) -> list[Operation]:
     """Final norm, vocabulary-parallel output layer and cross-entropy (logits in fp32, arXiv 1909.08053, section 3)."""
     width, norms = local_vocabulary(rank), int(rank.model.final_norm)
-    linear = Linear("output", rank.tokens, width, rank.model.hidden_size, dtype=rank.sensitive_dtype)
+    linear = Linear(
+        "output",
+        rank.tokens,
+        width,
+        rank.model.hidden_size,
+        dtype=rank.sensitive_dtype,
+        n_multiple=_VOCABULARY_MULTIPLE,
+    )
     logits = float(rank.tokens * width)
     if backward:
-        grads = [rank.move("cross_entropy.grad", 2 * logits, element=4), *linear.backward(rank)]
+        grads = [rank.move("cross_entropy.grad", 2 * logits, kind="cross_entropy", element=4), *linear.backward(rank)]
         return [*grads, *reduce_gradient(rank, "output"), *_norms_backward(rank, "final_norm", norms)]
-    loss: list[Operation] = [rank.move("cross_entropy", 3 * logits, element=4)]
+    loss: list[Operation] = [rank.move("cross_entropy", 3 * logits, kind="cross_entropy", element=4)]
     if rank.parallelism.tp > 1:  # maximum, target logit and sum of exponentials: three fp32 numbers a token
         loss.append(Collective("cross_entropy.reduce", "tp", "all_reduce", 12.0 * rank.tokens))
     return [*_norms(rank, "final_norm", norms), *gather_input(rank, "output"), linear.forward(rank), *loss]

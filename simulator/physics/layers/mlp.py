@@ -6,7 +6,7 @@ Pinned by tests/physics/layers/test_mlp.py.
 from __future__ import annotations
 
 from simulator.physics.layers.edges import gather_gradient, gather_input, reduce_gradient, reduce_output
-from simulator.physics.layers.rank import Linear, Rank
+from simulator.physics.layers.rank import Linear, Rank, forwards
 from simulator.physics.operations import Kernel, Operation
 
 
@@ -31,7 +31,7 @@ def run(rank: Rank, up: Linear, down: Linear, middle: Kernel, *, backward: bool)
     """Two linears with the nonlinearity between them, in either direction."""
     if backward:
         return [*down.backward(rank), middle, *up.backward(rank)]
-    return [up.forward(rank), middle, down.forward(rank)]
+    return [*forwards(rank, [up]), middle, *forwards(rank, [down])]
 
 
 def inner(rank: Rank, *, backward: bool) -> list[Operation]:

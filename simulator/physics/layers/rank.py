@@ -5,9 +5,12 @@ Pinned by tests/physics/layers/test_rank.py.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from simulator.physics.kernels import gemm_time, memory_bound_time
+from simulator.physics.kernels.gemm import gemm_bytes, gemm_time
+from simulator.physics.kernels.roofline import speed_of_light
+from simulator.physics.kernels.streaming import memory_bound_time
 from simulator.physics.operations import Kernel, Operation
 from simulator.scenario.hardware import Accelerator
 from simulator.scenario.parallelism import Parallelism
@@ -17,12 +20,20 @@ from simulator.scenario.transformer import Transformer
 
 @dataclass(frozen=True)
 class Rank:
-    """What one rank sees of a layer: the model, its share of it and the machine that it runs on."""
+    """What one rank sees of a layer: the model, its share of it and the machine that it runs on.
+
+    Attributes
+    ----------
+    context_index, expert_index
+        Its place in its cp group and its ep group, where its load depends on them.
+    """
 
     model: Transformer
     parallelism: Parallelism
     training: Training
     accelerator: Accelerator
+    context_index: int = 0
+    expert_index: int = 0
 
     @property
     def tokens(self) -> int:
@@ -43,6 +54,28 @@ class Rank:
     def element(self) -> int:
         """Bytes of an activation; fp8 training keeps activations in bf16."""
         return max(2, BYTES_PER_ELEMENT[self.training.precision])
+
+    @property
+    def context_is_uneven(self) -> bool:
+        """Whether ranks of a cp group have unequal shares of causal attention."""
+        return self.parallelism.cp > 1 and self.training.cp_split == "contiguous"
+
+    @property
+    def expert_loads(self) -> tuple[float, ...] | None:
+        """Tokens that each rank of an ep group receives, over their mean; None where all receive as many.
+
+        The first receives `expert_imbalance` more than the mean, the others share the rest evenly.
+        """
+        more, ep = self.training.expert_imbalance, self.parallelism.ep
+        if self.model.moe is None or ep == 1 or not more:
+            return None
+        return (1 + more, *(1 - more / (ep - 1),) * (ep - 1))
+
+    @property
+    def expert_load(self) -> float:
+        """Tokens that this rank's experts receive, over the mean of its ep group."""
+        loads = self.expert_loads
+        return 1.0 if loads is None else loads[self.expert_index]
 
     @property
     def gemm_dtype(self) -> str:
@@ -77,31 +110,47 @@ class Rank:
         groups: int = 1,
         wgrad: bool = False,
         dtype: str | None = None,
-        rows: int | None = None,
+        flops: float | None = None,
     ) -> Kernel:
         """A GEMM of `groups` equal problems (m, n, k).
 
-        A weight gradient is added to its buffer, which costs more where that is fp32. `rows` is the true number of rows
-        (m, or k of a weight gradient) of all groups together, where they do not divide evenly: FLOPs count these.
+        A weight gradient is added to its buffer, which costs more where that is fp32. `flops` is what counts, where
+        that is less than the machine executes.
         """
+        acc, number = self.accelerator, dtype or self.gemm_dtype
         fp32 = wgrad and self.training.optimizer.grad_dtype == "fp32"
-        seconds = gemm_time(self.accelerator, dtype or self.gemm_dtype, m, n, k, groups=groups, accumulate_fp32=fp32)
-        flops = 2.0 * m * n * k * groups
-        if rows is not None:
-            flops *= rows / ((k if wgrad else m) * groups)
-        return Kernel(name, seconds, flops)
+        seconds = gemm_time(acc, number, m, n, k, groups=groups, accumulate_fp32=fp32, weight_gradient=wgrad)
+        executed = 2.0 * m * n * k * groups
+        light = speed_of_light(acc, number, executed, gemm_bytes(number, m, n, k, groups=groups, accumulate_fp32=fp32))
+        return Kernel(name, seconds, executed if flops is None else flops, light)
 
-    def move(self, name: str, elements: float, *, element: float | None = None) -> Kernel:
-        """A memory-bound kernel that reads and writes `elements` in all."""
+    def move(self, name: str, elements: float, *, kind: str = "elementwise", element: float | None = None) -> Kernel:
+        """A memory-bound kernel of a kind (`physics.kernels.KINDS`) that reads and writes `elements` in all."""
         size = elements * (self.element if element is None else element)
-        return Kernel(name, memory_bound_time(self.accelerator, size))
+        seconds = memory_bound_time(self.accelerator, size, kind)
+        return Kernel(name, seconds, 0.0, size / self.accelerator.memory_bandwidth)
+
+    def cast(self, name: str, elements: float) -> list[Operation]:
+        """What fp8 training does to an operand before its GEMMs: read in bf16, written in fp8 straight and transposed.
+
+        Hopper's fp8 tensor cores take no transposed operands, so that the weight gradient needs the other copy (NVIDIA,
+        Transformer Engine, `cast_transpose`). Weights are cast once a step and not counted.
+        """
+        return [self.move(name, 4.0 * elements, kind="cast", element=1.0)] if self.gemm_dtype == "fp8" else []
 
 
 @dataclass(frozen=True)
 class Linear:
     """A matrix multiplication with its gradients: (m × k) by (k × n), `groups` times.
 
-    `dtype` None is the recipe's precision; `rows` as in `Rank.gemm`.
+    Attributes
+    ----------
+    dtype
+        None is the recipe's precision.
+    rows
+        The true number of rows (m) of all groups together, where they do not divide evenly: FLOPs count these.
+    n_multiple
+        The stack pads n to a multiple of this: time counts the padding, FLOPs do not.
     """
 
     name: str
@@ -111,15 +160,43 @@ class Linear:
     groups: int = 1
     dtype: str | None = None
     rows: int | None = None
+    n_multiple: int = 1
+
+    @property
+    def _width(self) -> int:
+        return -(-self.n // self.n_multiple) * self.n_multiple
+
+    @property
+    def _flops(self) -> float:
+        return 2.0 * (self.m * self.groups if self.rows is None else self.rows) * self.n * self.k
 
     def forward(self, rank: Rank) -> Kernel:
         """Return the output."""
-        return rank.gemm(self.name, self.m, self.n, self.k, groups=self.groups, dtype=self.dtype, rows=self.rows)
+        return rank.gemm(
+            self.name, self.m, self._width, self.k, groups=self.groups, dtype=self.dtype, flops=self._flops
+        )
+
+    def forward_casts(self, rank: Rank) -> list[Operation]:
+        """Casts before `forward`: the input's."""
+        return [] if self.dtype else rank.cast(f"{self.name}.cast", float(self.m * self.groups * self.k))
 
     def backward(self, rank: Rank) -> list[Operation]:
-        """Return the gradients of input and weight."""
-        m, n, k, groups, dtype, rows = self.m, self.n, self.k, self.groups, self.dtype, self.rows
+        """Return the gradients of input and weight, with the cast of the output's before them."""
+        m, n, k, groups, dtype, flops = self.m, self._width, self.k, self.groups, self.dtype, self._flops
+        casts = [] if dtype else rank.cast(f"{self.name}.grad_cast", float(m * groups * n))
         return [
-            rank.gemm(f"{self.name}.dgrad", m, k, n, groups=groups, dtype=dtype, rows=rows),
-            rank.gemm(f"{self.name}.wgrad", n, k, m, groups=groups, dtype=dtype, rows=rows, wgrad=True),
+            *casts,
+            rank.gemm(f"{self.name}.dgrad", m, k, n, groups=groups, dtype=dtype, flops=flops),
+            rank.gemm(f"{self.name}.wgrad", n, k, m, groups=groups, dtype=dtype, flops=flops, wgrad=True),
         ]
+
+
+def forwards(rank: Rank, linears: Iterable[Linear]) -> list[Operation]:
+    """Forward of several linears; those of one input and width, one after another, share its cast."""
+    ops: list[Operation] = []
+    seen: tuple[int, int, int] | None = None
+    for linear in linears:
+        reads = (linear.m, linear.k, linear.groups)
+        ops += [*([] if reads == seen else linear.forward_casts(rank)), linear.forward(rank)]
+        seen = reads
+    return ops

@@ -5,8 +5,10 @@ end), with ZeRO-2 in every microbatch; ZeRO-3 gathers the parameters of each uni
 unit ahead, in forward and again in backward, and reduce-scatters its gradients, in every microbatch (arXiv 1910.02054,
 section 7; arXiv 2304.11277, section 3.3). Dense parameters are reduced over dp · cp, experts over edp.
 
-Limits: one sharding group (no HSDP), no `no_sync`, no offload. Gradients of what tp replicates (norms, router) are not
-summed over tp: they are small.
+With a `shard_group` gradients are scattered inside it and summed across groups (HSDP, arXiv 2304.11277, section 3.2.2).
+
+Limits: experts are sharded over all of edp; no `no_sync`, no offload. Gradients of what tp replicates (norms, router)
+are not summed over tp: they are small.
 
 Pinned by tests/physics/program/test_bodies.py.
 """
@@ -21,7 +23,9 @@ from simulator.physics.layers.layer import embedding, layer_backward, layer_forw
 from simulator.physics.layers.rank import Rank
 from simulator.physics.memory import optimizer_bytes, weight_bytes
 from simulator.physics.operations import Await, Collective, Kernel, Launch, Operation
-from simulator.physics.stages import LocalParameters, Stage, stage_parameters, units
+from simulator.physics.program.layout import REPLICA, SHARD
+from simulator.physics.program.software import half, overlapped, repeats_half, without_fused_casts
+from simulator.physics.stages import LocalParameters, Stage, layer_parameters, stage_parameters, units
 from simulator.scenario.stacks import Stack
 from simulator.scenario.training import BYTES_PER_ELEMENT
 
@@ -35,6 +39,12 @@ class Counted(NamedTuple):
 
 def _as(state: str, operations: Iterable[Operation]) -> list[Counted]:
     return [Counted(operation, state) for operation in operations]
+
+
+def _is_weight_gradient(operation: Operation) -> bool:
+    """Whether nobody but the optimizer waits for it: weight gradients, and what is gathered again only for them."""
+    name = getattr(operation, "name", "")
+    return name.endswith((".wgrad", ".input_gather")) or name.startswith("embedding.")
 
 
 class Bodies:
@@ -53,6 +63,8 @@ class Bodies:
         self.optimizer = rank.training.optimizer
         split = rank.parallelism
         self.replicas = {"dp": split.replicas, "edp": split.edp}
+        group = self.optimizer.shard_group
+        self.shard_group = group if group is not None and group < split.replicas and self.optimizer.zero_stage else None
         self._layers: dict[tuple[str, bool], list[Counted]] = {}
 
     # --- actions -----------------------------------------------------------------------------------------------------
@@ -69,37 +81,66 @@ class Bodies:
             body += [*next(ready, []), *_as("compute", output_layer(self.rank, backward=False))]
         return body
 
-    def backward(self, stage: Stage, *, last: bool) -> list[Counted]:
-        """B of one microbatch; `last` reduces the gradients that are complete with it."""
+    def backward(self, stage: Stage, *, last: bool, kind: str = "B") -> list[Counted]:
+        """B of one microbatch, or its halves I and W; `last` reduces the gradients that are complete with it.
+
+        What the stage before waits for is in I, recomputation and gathers of parameters too; W has the weight
+        gradients and what becomes of them.
+        """
         overlap = self.optimizer.overlap_grad_reduce
-        reduces = self.reduces_every_microbatch or (last and overlap)
+        reduces = kind != "I" and (self.reduces_every_microbatch or (last and overlap))
         buckets = Buckets(self, stage)
-        gathered = self._gathered(units(self.rank, stage)[::-1] if self.optimizer.reshard_after_forward else [])
-        body = self._received(stage, entering=not stage.output)
+        gathers = self.optimizer.reshard_after_forward and kind != "W"
+        gathered = self._gathered(units(self.rank, stage)[::-1] if gathers else [])
+        body = self._received(stage, entering=not stage.output and kind != "W")
         for part in self._backward_parts(stage):
-            body += [*next(gathered, []), *part]
+            body += [*next(gathered, []), *(part if kind == "B" else self._half(kind, part))]
             if reduces:
                 body += _as("compute", buckets.add_next())
         if reduces and not overlap:
             body += _as("compute", [Await(tag) for tag in buckets.tags])
         return body
 
+    def _half(self, kind: str, part: list[Counted]) -> list[Counted]:
+        """Operations of a unit's whole backward that belong to I or to W."""
+        return [each for each in part if _is_weight_gradient(each.operation) == (kind == "W")]
+
     def _backward_parts(self, stage: Stage) -> Iterator[list[Counted]]:
         """Backward of each unit of a stage, last first."""
         if stage.output:
-            yield _as("compute", output_layer(self.rank, backward=True))
+            yield self._end("output")
         for layer in reversed(stage.layers):
             yield [*self._layer("recomputed", layer), *self._layer("backward", layer)]
         if stage.embedding:
-            yield _as("compute", embedding(self.rank, backward=True))
+            yield self._end("embedding")
+
+    def _end(self, name: str) -> list[Counted]:
+        """Backward of the embedding or the output layer."""
+        if (name, False) not in self._layers:
+            build = output_layer if name == "output" else embedding
+            self._layers[name, False] = _as("compute", build(self.rank, backward=True))
+        return self._layers[name, False]
 
     def _layer(self, what: str, layer: int) -> list[Counted]:
         key = (what, self.rank.model.is_moe_layer(layer))
         if key not in self._layers:
             build = {"forward": layer_forward, "backward": layer_backward, "recomputed": recomputed}[what]
             state = "recomputation" if what == "recomputed" else "compute"
-            self._layers[key] = _as(state, build(self.rank, layer))
+            operations = build(self.rank, layer)
+            if what == "recomputed" and repeats_half(self.rank, self.stack):
+                operations = half(layer_forward(self.rank, layer))
+            if what == "backward" and not self.stack.fused_accumulation:
+                operations = [*operations, self._accumulation(layer)]
+            if self.stack.fused_casts:
+                operations = without_fused_casts(operations)
+            self._layers[key] = _as(state, overlapped(operations, self.stack.tp_overlap))
         return self._layers[key]
+
+    def _accumulation(self, layer: int) -> Kernel:
+        """Adding a layer's weight gradients to their buffer, where no GEMM does it: read both, write one."""
+        size = weight_bytes(self.rank) + 2 * BYTES_PER_ELEMENT[self.optimizer.grad_dtype]
+        share = sum(layer_parameters(self.rank, layer))
+        return Kernel("accumulate", memory_bound_time(self.rank.accelerator, share * size))
 
     def _received(self, stage: Stage, *, entering: bool) -> list[Counted]:
         """A message that crossed the network in tp slices is gathered on arrival (arXiv 2104.04473, section 4.1)."""
@@ -158,13 +199,24 @@ class Bodies:
     def _gather(self, name: str, share: LocalParameters) -> list[Launch]:
         """Gather the parameters of a unit or stage from all who keep a part of them."""
         sized = self._sized(share, self.gather_element)
-        return [Launch(f"gather:{axis}:{name}", axis, "all_gather", size) for axis, size in sized]
+        return [Launch(f"gather:{axis}:{name}", self._shard_axis(axis), "all_gather", size) for axis, size in sized]
+
+    def _shard_axis(self, axis: str) -> str:
+        """Axis of the ranks that share one copy of what is sharded."""
+        return axis if self.shard_group is None or axis != "dp" else f"{SHARD}{self.shard_group}"
 
     def gradient_launches(self, tag: str, share: LocalParameters) -> list[Launch]:
         """Reduce a bucket of gradients."""
         op = "reduce_scatter" if self.optimizer.zero_stage else "all_reduce"
         element = float(BYTES_PER_ELEMENT[self.optimizer.grad_dtype])
-        return [Launch(f"grad:{axis}:{tag}", axis, op, size) for axis, size in self._sized(share, element)]
+        found = []
+        for axis, size in self._sized(share, element):
+            own = self._shard_axis(axis)
+            found.append(Launch(f"grad:{axis}:{tag}", own, op, size))
+            if own != axis and self.shard_group is not None:
+                across = f"{REPLICA}{self.shard_group}"
+                found.append(Launch(f"grad:{across}:{tag}", across, "all_reduce", size / self.shard_group))
+        return found
 
     # --- before and after --------------------------------------------------------------------------------------------
 
@@ -209,8 +261,10 @@ class Bodies:
             ops += waits
         elif not self.reduces_every_microbatch:
             ops += [*launches, *waits]
-        ops += self._embedding_tie(stages)
-        optimizer = [Collective("gradient_norm", "world", "all_reduce", 8.0), *self._optimizer_kernels(stages)]
+        ops += [*self._embedding_tie(stages), *self._copies_tie(stages)]
+        optimizer = self._optimizer_kernels(stages)
+        if self.rank.training.schedule.synchronous or len(self.stages) == 1:
+            optimizer.insert(0, Collective("gradient_norm", "world", "all_reduce", 8.0))
         tail = _as("compute", ops) + _as("optimizer", optimizer)
         if self.optimizer.zero_stage in (1, 2) and not self.optimizer.overlap_param_gather:
             buckets = [bucket for stage in stages for bucket in self._gather_buckets(stage)]
@@ -229,13 +283,28 @@ class Bodies:
         size = elements * BYTES_PER_ELEMENT[self.optimizer.grad_dtype]
         return [Collective("embedding_tie", "embedding", "all_reduce", size)]
 
-    def _optimizer_kernels(self, stages: tuple[Stage, ...]) -> list[Operation]:
-        """Adam reads gradient, master weight and moments, and writes the latter three and the weight."""
+    def _copies_tie(self, stages: tuple[Stage, ...]) -> list[Operation]:
+        """DualPipe keeps each stage on two ranks, which sum their gradients: what dp has left of them to each rank.
+
+        Limits: neither beside compute nor merged with the reduction over dp.
+        """
+        if self.rank.training.schedule.kind != "dualpipe":
+            return []
+        size = self._owned_elements(stages) * BYTES_PER_ELEMENT[self.optimizer.grad_dtype]
+        return [Collective("copies_tie", "copies", "all_reduce", size)]
+
+    def _owned_elements(self, stages: tuple[Stage, ...]) -> float:
+        """Parameters that this rank's optimizer updates."""
         elements = 0.0
         for stage in stages:
             share, sharded = stage_parameters(self.rank, stage), self.optimizer.zero_stage > 0
-            elements += share.dense / (self.replicas["dp"] if sharded else 1)
+            elements += share.dense / ((self.shard_group or self.replicas["dp"]) if sharded else 1)
             elements += share.expert / (self.replicas["edp"] if sharded else 1)
+        return elements
+
+    def _optimizer_kernels(self, stages: tuple[Stage, ...]) -> list[Operation]:
+        """Adam reads gradient, master weight and moments, and writes the latter three and the weight."""
+        elements = self._owned_elements(stages)
         gradient, weight = BYTES_PER_ELEMENT[self.optimizer.grad_dtype], weight_bytes(self.rank)
         # a 16-bit weight is only written; without a master copy the weight itself is read and written
         size = elements * (gradient + 2 * optimizer_bytes(self.rank) + (weight if weight < 4 else 2 * weight))

@@ -1,181 +1,113 @@
-"""Collectives of a program laid on the cluster: which traffic can meet on which links.
+"""Collectives of a program: calls of coflows on the constraints that can bind, one for each class of groups.
 
-All groups of an axis in a pipeline stage run the same program, so they are one class with one rate; its traffic is the
-sum over all of them, so the data-parallel replicas that are simulated once still load the links together.
+All members of a class of groups run the same at the same time (`fold`), so one call stands for all of them, and its
+coflows carry the traffic of all of them on the constraints.
 
-A call whose constraints (`constraints`) carry nothing that could run beside it takes a fixed time: its users are one
-stream of one rank class, and a stream runs one thing at a time.
-
-Limits: a class of groups that differ (an irregular placement) runs at the pace of its slowest. Exact folding into
-classes that are truly equal comes with symmetry.
-
-Shapes: K patterns, C constraints. Pinned by tests/physics/program/test_calls.py.
+Pinned by tests/physics/program/test_calls.py.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
-from simulator.physics.cluster import ClusterGraph
-from simulator.physics.collectives.algorithms import Plan, candidates, choose, rate_cap
-from simulator.physics.collectives.groups import FloatArray, Groups, IntArray, Pattern
-from simulator.physics.program.constraints import reduce_constraints
+from simulator.physics.collectives.algorithms import Phase, Plan, phase_latency, rate_cap
+from simulator.physics.collectives.groups import FloatArray, Pattern
+from simulator.physics.program.fold import Fold
+from simulator.physics.program.layout import PAIRS, Layout, Need
 from simulator.physics.program.steps import Call, CallPhase, Coflow
 from simulator.physics.sharing import max_min_rates
-from simulator.scenario.parallelism import Parallelism
 from simulator.scenario.units import Bytes, Seconds
 
-GROUP_AXES = {"tp": "tp", "cp": "cp", "dp": "dp-cp", "ep": "ep", "etp": "etp", "edp": "edp"}
-"""Which ranks a collective of each axis spans; gradients are reduced over dp and cp together."""
-
-EXPOSED_AS = {"tp": "tp", "etp": "tp", "cp": "cp", "ep": "ep", "dp": "dp", "edp": "dp", "embedding": "dp", "pp": "pp"}
-"""Breakdown key of an axis: expert tensor parallelism counts as tp, every reduction of gradients as dp."""
-
-BESIDE_COMPUTE = ("dp", "edp")
-
-
-class Need(NamedTuple):
-    """A collective that some body uses: `stage` is the pipeline rank whose groups run it.
-
-    For `pp` the two ends are `stage` and `other`.
-    """
-
-    axis: str
-    op: str
-    size: float
-    stage: int
-    other: int = -1
-
-
-class _Laid(NamedTuple):
-    """A need with its plan and the indices of its patterns."""
-
-    need: Need
-    plan: Plan
-    patterns: tuple[tuple[int, ...], ...]
-    members: tuple[int, ...]
+EXPOSED_AS = {
+    "tp": "tp", "etp": "tp", "cp": "cp", "ep": "ep", "pp": "pp",
+    "dp": "dp", "edp": "dp", "embedding": "dp", "copies": "dp",
+}  # fmt: skip
+"""Breakdown key of an axis: expert tensor parallelism counts as tp, all else (gradients, parameters) as dp."""
 
 
 class Calls:
-    """All calls of a program.
+    """All calls of a program, made when a rank class first asks for one; members share the object."""
 
-    Parameters
-    ----------
-    gpu_of_rank
-        Placement. [ranks]
-    """
+    def __init__(self, layout: Layout, folded: Fold) -> None:
+        self.layout, self.fold = layout, folded
+        self.coflows: list[Coflow] = []
+        self.capacity = (1.0,) * (int(folded.rows.row.max(initial=-1)) + 1)
+        self._calls: dict[tuple[Need, int], Call] = {}
+        self._alone: dict[Call, Seconds] = {}
+        self._coflow_ids: dict[tuple[int, float], int] = {}
+        self._terms: dict[tuple[int, int, float], FloatArray] = {}
+        order = np.argsort(folded.rows.column, kind="stable")
+        self._columns = folded.rows.column[order]
+        self._rows, self._shares = folded.rows.row[order], folded.rows.share[order]
+        self._class_count = int(folded.group_class.max(initial=-1)) + 1
 
-    def __init__(self, cluster: ClusterGraph, split: Parallelism, gpu_of_rank: IntArray) -> None:
-        self.cluster, self.split, self.gpu_of_rank = cluster, split, gpu_of_rank
-        self._pipelines = split.groups("pp")
-        self._stage_of_rank = np.empty(split.world_size, dtype=np.int64)
-        self._stage_of_rank[self._pipelines] = np.arange(split.pp or 1)
-        self._groups: dict[tuple[str, int, int], Groups] = {}
-        self._by_axis: dict[str, IntArray] = {}
-        self._laid: dict[Need, _Laid] = {}
-        self._patterns: list[Pattern] = []
-        self._pattern_ids: dict[int, int] = {}
-        self._users: list[set[object]] = []
+    def call(self, need: Need, rank: int) -> Call:
+        """Collective that a rank takes part in."""
+        axis = self.layout.axes[need.axis]
+        group_class = int(self.fold.group_class[axis.first + self.layout.group(need, rank)])
+        key = (need, group_class)
+        if key not in self._calls:
+            self._calls[key] = self._build(need, group_class)
+        return self._calls[key]
 
-    def groups(self, axis: str, stage: int, other: int = -1) -> Groups:
-        """Groups of an axis in a pipeline stage, or the pairs of two stages."""
-        key = (axis, stage, other)
-        if key not in self._groups:
-            if axis in ("pp", "embedding"):
-                ranks = self._pipelines[:, [stage, other]]
-            elif axis == "world":
-                ranks = np.arange(self.split.world_size)[None, :]
-            else:
-                if axis not in self._by_axis:
-                    self._by_axis[axis] = self.split.groups(GROUP_AXES[axis])
-                ranks = self._by_axis[axis]
-                ranks = ranks[self._stage_of_rank[ranks[:, 0]] == stage]
-            self._groups[key] = Groups(self.cluster, self.gpu_of_rank[ranks])
-        return self._groups[key]
+    def alone(self, call: Call) -> Seconds:
+        """Duration of a call of one group that has all links to itself, also from groups of its own class."""
+        return self._alone.get(call, call.seconds)
 
-    def add(self, need: Need) -> None:
-        """Choose an algorithm and lay its traffic on the links."""
-        if need in self._laid:
-            return
-        groups = self.groups(need.axis, need.stage, need.other)
-        capacity = self.cluster.capacity
-        plan = choose(capacity, candidates(groups, need.op), need.size)
-        user = self._user(need)
-        ids = tuple(tuple(self._register(t.pattern, user) for t in phase.traffic) for phase in plan.phases)
-        self._laid[need] = _Laid(need, plan, ids, self._members(need))
+    def _build(self, need: Need, group_class: int) -> Call:
+        axis = self.layout.axes[need.axis]
+        group = int(self.fold.group_of_class[group_class]) - axis.first
+        plan, place = self.layout.plan(need, int(axis.batch_of[group])), int(axis.place[group])
+        phases = tuple(self._phase(need, plan, phase, group_class, place) for phase in plan.phases)
+        classes = self.fold.rank_class[axis.ranks[group]].tolist()
+        members = tuple(classes) if need.axis in PAIRS else tuple(sorted(set(classes)))
+        used = frozenset(c for phase in phases for index, _ in phase.transfers for c in self.coflows[index].constraints)
+        seconds, name = self._solo_seconds(phases), f"{need.axis}.{need.op}"
+        axis_key, across = EXPOSED_AS.get(need.axis, "dp"), need.axis in PAIRS
+        call = Call(name, axis_key, members, phases, seconds, used, across)
+        self._alone[call] = sum(
+            phase.latency + max((size / self.coflows[index].cap for index, size in phase.transfers), default=0.0)
+            for phase in phases
+        )
+        return call
 
-    def _members(self, need: Need) -> tuple[int, ...]:
-        if need.axis in ("pp", "embedding"):
-            return (need.stage, need.other)
-        return (need.stage,)
+    def _phase(self, need: Need, plan: Plan, phase: Phase, group_class: int, place: int) -> CallPhase:
+        key = (id(plan), id(phase), need.size)
+        if key not in self._terms:
+            self._terms[key] = phase_latency(plan, phase, need.size)
+        transfers = []
+        for pattern, wire in phase.traffic:
+            if pattern.indptr[place] < pattern.indptr[place + 1]:
+                cap = self._cap(plan, pattern, need.size, place)
+                transfers.append((self._coflow(need, pattern, group_class, cap), need.size * wire))
+        return CallPhase(float(self._terms[key][place]), tuple(transfers))
 
-    @staticmethod
-    def _user(need: Need) -> object:
-        """What runs one thing at a time: a rank class's compute stream, its dp stream, or a channel of messages."""
-        if need.axis in ("pp", "embedding"):
-            return (need.axis, need.stage, need.other)
-        return ("beside" if need.axis in BESIDE_COMPUTE else "compute", need.stage)
+    def _cap(self, plan: Plan, pattern: Pattern, size: Bytes, place: int) -> float:
+        key = (id(plan), id(pattern), size)
+        if key not in self._terms:
+            self._terms[key] = rate_cap(plan, pattern, size)
+        return float(self._terms[key][place])
 
-    def _register(self, pattern: Pattern, user: object) -> int:
-        # equal objects, not equal arrays: groups share their patterns between operations
-        index = self._pattern_ids.get(id(pattern))
-        if index is None:
-            index = self._pattern_ids[id(pattern)] = len(self._patterns)
-            self._patterns.append(pattern)
-            self._users.append(set())
-        self._users[index].add(user)
-        return index
+    def _coflow(self, need: Need, pattern: Pattern, group_class: int, cap: float) -> int:
+        number, _ = self.layout.uses[id(pattern)]
+        column = number * self._class_count + group_class
+        if (column, cap) not in self._coflow_ids:
+            self._coflow_ids[column, cap] = len(self.coflows)
+            part = slice(*np.searchsorted(self._columns, [column, column + 1]).tolist())
+            rows, shares = tuple(self._rows[part].tolist()), tuple(self._shares[part].tolist())
+            solo = min(cap, min((1.0 / share for share in shares), default=np.inf))
+            name = f"{need.axis} {need.op} stage {need.stage}"
+            self.coflows.append(Coflow(name, rows, shares, pattern.weight, cap, solo))
+        return self._coflow_ids[column, cap]
 
-    # --- result ------------------------------------------------------------------------------------------------------
-
-    def build(self) -> tuple[dict[Need, Call], tuple[Coflow, ...], tuple[float, ...]]:
-        """Every call, the coflows that they refer to, and the capacity of the constraints."""
-        matrix = reduce_constraints(self.cluster, self._patterns)  # [C, K], shares of capacity per byte/s
-        private = [self._is_private(matrix, index) for index in range(len(self._patterns))]
-        coflows: dict[tuple[int, float], int] = {}
-        table: list[Coflow] = []
-        calls = {}
-        for need, laid in self._laid.items():
-            phases = []
-            for phase, ids in zip(laid.plan.phases, laid.patterns, strict=True):
-                transfers = []
-                for traffic, pattern_id in zip(phase.traffic, ids, strict=True):
-                    cap = rate_cap(self.cluster.capacity, laid.plan, traffic.pattern)
-                    key = (pattern_id, cap)
-                    if key not in coflows:
-                        coflows[key] = len(table)
-                        name = f"{need.axis} {need.op} stage {need.stage}"
-                        table.append(_coflow(name, matrix[:, pattern_id], traffic.pattern.weight, cap))
-                    transfers.append((coflows[key], need.size * traffic.wire))
-                phases.append(CallPhase(phase.latency, tuple(transfers)))
-            alone = all(private[index] for ids in laid.patterns for index in ids)
-            fixed = _solo_seconds(phases, table) if alone else None
-            name = f"{need.axis}.{need.op}"
-            calls[need] = Call(name, EXPOSED_AS[need.axis], laid.members, tuple(phases), fixed)
-        return calls, tuple(table), (1.0,) * len(matrix)
-
-    def _is_private(self, matrix: FloatArray, pattern: int) -> bool:
-        """Whether everything that shares a constraint with this pattern runs on the same stream."""
-        rows = matrix[:, pattern] > 0
-        sharing = np.flatnonzero((matrix[rows] > 0).any(axis=0))
-        return len(set().union(self._users[pattern], *(self._users[index] for index in sharing))) == 1
+    def _solo_seconds(self, phases: tuple[CallPhase, ...]) -> Seconds:
+        """Time of a call that has its constraints to itself."""
+        return sum(
+            phase.latency + drain([(self.coflows[index], size) for index, size in phase.transfers]) for phase in phases
+        )
 
 
-def _coflow(name: str, column: FloatArray, weight: float, cap: float) -> Coflow:
-    rows = np.flatnonzero(column)
-    usage = tuple(float(value) for value in column[rows])
-    solo = min(cap, min((1.0 / value for value in usage), default=np.inf))
-    return Coflow(name, tuple(int(row) for row in rows), usage, weight, cap, solo)
-
-
-def _solo_seconds(phases: list[CallPhase], coflows: list[Coflow]) -> Seconds:
-    """Time of a call that has its constraints to itself."""
-    return sum(phase.latency + _drain([(coflows[index], size) for index, size in phase.transfers]) for phase in phases)
-
-
-def _drain(left: list[tuple[Coflow, Bytes]]) -> Seconds:
+def drain(left: list[tuple[Coflow, Bytes]]) -> Seconds:
     """Time until the slowest of these transfers ends: they start together and share what they have in common."""
     seconds = 0.0
     while left:

@@ -1,11 +1,11 @@
 """The step program: everything that the engine needs to execute one training step, and nothing to decide.
 
 Per rank class a list of `Task`s in schedule order. A task receives its input, runs a body and sends its output; a
-body is a list of chains (kernels, and collectives that have their links to themselves, fused into one timeout),
-shared collectives, launches and awaits. Collectives are `Call`s: phases of coflows on the constraints that can bind.
+body is a list of chains (kernels, and collectives of this rank class alone), shared collectives, launches and awaits.
+Collectives are `Call`s: phases of coflows on the constraints that can bind.
 
-Healthy data-parallel replicas are represented once: a rank class is a pipeline rank, and its coflows carry the traffic
-of all replicas on the links (see `calls.py`).
+A rank class stands for all ranks that cannot be told apart (`fold.py`); coflows carry the traffic of all groups of
+their class on the links (`calls.py`).
 
 Pinned by tests/physics/program/test_build.py and tests/engine/test_iteration.py.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
+from simulator.physics.collectives.groups import IntArray
 from simulator.physics.schedules.tables import Table
 from simulator.scenario.units import Bytes, Flop, Seconds
 
@@ -40,41 +41,59 @@ class CallPhase(NamedTuple):
     transfers: tuple[tuple[int, Bytes], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Call:
-    """A collective ready to run.
+    """A collective or a message ready to run. Calls are compared by identity: all members hold the same object.
 
     Attributes
     ----------
     axis
         Whose time it is when exposed: tp, cp, ep, pp, dp, or `world` for the gradient norm.
     members
-        Rank classes that have to arrive before it starts.
-    fixed
-        Its duration, where its links carry nothing else that could run at the same time; else None.
+        Rank classes that have to arrive before it starts; of a message the sender and the receiver.
+    phases
+        Run one after another; a phase ends with the slowest of its transfers.
+    seconds
+        Its duration where nothing else is on its links.
+    constraints
+        Everything that its coflows use.
+    across_stages
+        Whether its members are on several pipeline ranks: waiting for them is waiting for the pipeline.
     """
 
     name: str
     axis: str
     members: tuple[int, ...]
     phases: tuple[CallPhase, ...]
-    fixed: Seconds | None
+    seconds: Seconds
+    constraints: frozenset[int] = frozenset()
+    across_stages: bool = False
 
 
 class Segment(NamedTuple):
-    """A stretch of a chain: `state` is the breakdown state it counts as; kernels slow down beside communication."""
+    """A stretch of a chain: `state` is the breakdown state it counts as.
+
+    A kernel slows down beside communication. A segment with a `call` is a collective that has only this rank class as a
+    member: it takes `seconds` (the call's) as long as nothing else is on its links.
+    """
 
     seconds: Seconds
     state: str
     kernel: bool
+    call: Call | None = None
 
 
 class Chain(NamedTuple):
-    """Segments that follow one another on the compute stream without waiting for anyone."""
+    """Segments that follow one another on the compute stream without waiting for another rank class.
+
+    `seconds` and `parts` hold while no communication runs beside it and nothing else is on its `constraints`, the union
+    of those of its calls.
+    """
 
     segments: tuple[Segment, ...]
     seconds: Seconds
     parts: tuple[tuple[str, Seconds], ...]
+    constraints: frozenset[int] = frozenset()
 
 
 class Shared(NamedTuple):
@@ -101,14 +120,19 @@ Body: TypeAlias = tuple[Step, ...]
 
 
 class Message(NamedTuple):
-    """A point-to-point transfer between pipeline ranks, known to both sides by `key`."""
+    """A point-to-point transfer between rank classes on two pipeline ranks.
 
-    key: tuple[str, int, int]
+    Both sides know it by its call and by `(kind, stage)` of the action that receives it, and number it by `microbatch`.
+    """
+
     call: Call
+    kind: str
+    stage: int
+    microbatch: int
 
 
 class Task(NamedTuple):
-    """One action of the schedule."""
+    """One action of the schedule. Tasks of a rank class that do the same share one `body` object."""
 
     name: str
     receive: Message | None
@@ -124,6 +148,10 @@ class StepProgram:
     ----------
     rank_counts
         GPUs that each rank class stands for. [R]
+    pipeline_ranks
+        Pipeline rank of each rank class. [R]
+    class_of_rank
+        Rank class of every rank of the job. [W]
     prologue, tasks, epilogue
         Per rank class: before the first action, the actions, and from the last backward to the end of the step.
     capacity
@@ -135,10 +163,14 @@ class StepProgram:
     executed_flops
         Matmul FLOPs of the whole job, recomputation included.
     table, vpp
-        The schedule, for the dry run that tells bubble from imbalance.
+        The schedule by pipeline rank, for the dry run that tells bubble from imbalance.
+    link_classes
+        Classes of links that could bind; `capacity` has those of them that no other one implies.
     """
 
     rank_counts: tuple[int, ...]
+    pipeline_ranks: tuple[int, ...]
+    class_of_rank: IntArray
     prologue: tuple[Body, ...]
     tasks: tuple[tuple[Task, ...], ...]
     epilogue: tuple[Body, ...]
@@ -149,3 +181,4 @@ class StepProgram:
     executed_flops: Flop
     table: Table
     vpp: int
+    link_classes: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulator.engine.iteration import simulate_step
-from simulator.errors import LayoutError
 from simulator.physics.cluster import ClusterGraph, build_cluster
 from simulator.physics.flops import forward_flops_per_token, step_flops
 from simulator.physics.kernels import memory_bound_time
-from simulator.physics.program.build import build_program, place
+from simulator.physics.program.build import build_program
 from simulator.physics.program.steps import Body, Chain, Join, Shared, Start, StepProgram
 from simulator.physics.schedules.tables import Action, parse_action
+from simulator.scenario.conditions import Condition, SlowGpu, SlowNode
 from simulator.scenario.scenario import Scenario
 from simulator.scenario.transformer import Transformer
 from tests.physics.shapes import cluster, gpt, make_scenario
@@ -31,9 +32,13 @@ def scenario(model: Transformer | None = None, **changes: Any) -> Scenario:
     return make_scenario(model or gpt(num_layers=8), MACHINE, **changes)
 
 
-def build(model: Transformer | None = None, **changes: Any) -> StepProgram:
+def build(
+    model: Transformer | None = None, conditions: tuple[Condition, ...] = (), *, folded: bool = True, **changes: Any
+) -> StepProgram:
     """Build its program."""
-    return build_program(scenario(model, **changes), GRAPH)
+    machine = build_cluster(MACHINE, conditions) if conditions else GRAPH
+    made = scenario(model, **changes).model_copy(update={"conditions": conditions})
+    return build_program(made, machine, folded=folded)
 
 
 SCHEDULES = st.sampled_from(["gpipe", "1f1b", {"kind": "interleaved", "vpp": 2}])
@@ -73,11 +78,11 @@ def messages(program: StepProgram) -> tuple[dict[Any, Any], dict[Any, Any]]:
     for rank, tasks in enumerate(program.tasks):
         for task in tasks:
             if task.send is not None:
-                assert task.send.key not in sent
-                sent[task.send.key] = (rank, task.send.call)
+                assert task.send[1:] not in sent
+                sent[task.send[1:]] = (rank, task.send.call)
             if task.receive is not None:
-                assert task.receive.key not in received
-                received[task.receive.key] = (rank, task.receive.call)
+                assert task.receive[1:] not in received
+                received[task.receive[1:]] = (rank, task.receive.call)
     return sent, received
 
 
@@ -111,7 +116,7 @@ def test_task_receives_what_its_action_needs() -> None:
     for task in (task for tasks in program.tasks for task in tasks):
         action = parse_action(task.name)
         needs = (action.stage, action.kind) in ((1, "F"), (0, "B"))
-        assert (task.receive.key if task.receive else None) == (
+        assert (task.receive[1:] if task.receive else None) == (
             (action.kind, action.stage, action.microbatch) if needs else None
         )
 
@@ -159,22 +164,64 @@ def test_rank_classes() -> None:
 
 
 def test_private_collectives_are_fused_with_their_kernels() -> None:
-    """Tensor parallelism in a node meets nothing: a task is one chain, its exposed time told apart."""
+    """Only this class takes part in its tensor parallelism: a task is one chain, its exposed time told apart."""
     program = build(tp=8, pp=2, dp=2, global_batch_size=8)
     (step,) = program.tasks[0][0].body
     assert isinstance(step, Chain)
     parts = dict(step.parts)
     assert set(parts) == {"compute", "exposed_tp"}
     assert sum(parts.values()) == pytest.approx(step.seconds) == pytest.approx(sum(s.seconds for s in step.segments))
-    assert not any(segment.kernel for segment in step.segments if segment.state == "exposed_tp")
+    for segment in step.segments:
+        assert segment.kernel == (segment.state == "compute") == (segment.call is None)
+        assert segment.call is None or segment.seconds == segment.call.seconds
+    assert not any(one.kernel and two.kernel for one, two in pairwise(step.segments))  # kernels in a row are one
 
 
-def test_shared_collectives_stay_apart() -> None:
-    """Tensor parallelism over two nodes meets the messages on the NICs: each collective is a step of its own."""
-    program = build(gpt(num_layers=8, num_attention_heads=16), tp=16, pp=2, dp=1, global_batch_size=8)
-    shared = [step for step in program.tasks[0][0].body if isinstance(step, Shared)]
-    assert len(shared) == 4 * 4 + 1  # gathers and reductions of four layers, and the embedding's
-    assert all(step.call.fixed is None for step in shared)
+def test_chains_know_the_constraints_of_their_collectives() -> None:
+    """Tensor parallelism over two nodes meets gradients on the NICs: one chain, and those who share know it."""
+    program = build(gpt(num_layers=8, num_attention_heads=16), tp=16, dp=2, global_batch_size=8)
+    (step,) = program.tasks[0][0].body
+    assert isinstance(step, Chain)
+    calls = [segment.call for segment in step.segments if segment.call is not None]
+    assert len(calls) > 4 * 8  # gathers and reductions of eight layers, and those of embedding and output
+    assert step.constraints == frozenset[int]().union(*(call.constraints for call in calls))
+    assert all(step.constraints & start.call.constraints for start in starts(program.tasks[0][-1].body))
+
+
+def starts(body: Body) -> list[Start]:
+    """What a body puts beside compute."""
+    found = [step for step in body if isinstance(step, Start)]
+    assert found
+    return found
+
+
+def test_collectives_of_several_classes_stay_apart() -> None:
+    """One slow GPU makes two classes of every tp group, itself or a partner and the rest: they meet in each collective.
+
+    A slow node makes two classes of nodes, and its tp groups stay whole.
+    """
+    slow = build(tp=4, pp=2, dp=4, conditions=(SlowGpu(kind="slow_gpu", gpu=5, speed=0.5),))
+    for tasks in slow.tasks:
+        shared = [step.call for step in tasks[0].body if isinstance(step, Shared)]
+        assert shared
+        assert all(len(call.members) == 2 for call in shared)
+    node = build(tp=4, pp=2, dp=4, conditions=(SlowNode(kind="slow_node", node=0, speed=0.5),))
+    assert len(node.tasks) == 4
+    assert all(isinstance(step, Chain) for tasks in node.tasks for step in tasks[0].body)
+
+
+def test_slow_gpus_take_longer_for_kernels_alone() -> None:
+    """At half its speed twice as long; collectives, and what the host does, as ever."""
+    slow = SlowNode(kind="slow_node", node=0, speed=0.5)
+    program, healthy = build(tp=8, dp=4, conditions=(slow,)), build(tp=8, dp=4)
+    (chain,), (one,), (other,) = (each.tasks[own][0].body for each, own in ((healthy, 0), (program, 0), (program, 1)))
+    assert isinstance(chain, Chain)
+    assert isinstance(one, Chain)
+    assert isinstance(other, Chain)
+    times = sorted((dict(one.parts), dict(other.parts)), key=lambda parts: parts["compute"])
+    assert times[0] == pytest.approx(dict(chain.parts))
+    assert times[1]["compute"] == pytest.approx(2 * times[0]["compute"])
+    assert times[1]["exposed_tp"] == pytest.approx(times[0]["exposed_tp"])
 
 
 def test_recomputation_is_told_apart() -> None:
@@ -222,22 +269,6 @@ def test_latency_of_the_gradient_norm() -> None:
 
 
 # --- placement -------------------------------------------------------------------------------------------------------
-
-
-def test_ranks_fill_nodes_in_order() -> None:
-    """Contiguous: rank r on GPU r. Node numbers: nodes 2 and 0 of eight GPUs each."""
-    assert place(scenario(dp=16), GRAPH).tolist() == list(range(16))
-    assert place(scenario(dp=16, placement=(2, 0)), GRAPH).tolist() == [*range(16, 24), *range(8)]
-
-
-@pytest.mark.parametrize(
-    ("nodes", "message"),
-    [((0, 4), r"names node 4; the cluster has 4 nodes"), ((1,), r"lists 1 nodes of 8 GPUs; the job has 16 ranks")],
-)
-def test_impossible_placements(nodes: tuple[int, ...], message: str) -> None:
-    """Nodes that are not there, and too few."""
-    with pytest.raises(LayoutError, match=message):
-        place(scenario(dp=16, placement=nodes), GRAPH)
 
 
 def step_time(machine: ClusterGraph, made: Scenario) -> float:
@@ -298,6 +329,45 @@ def test_zero3_costs_more_than_zero1_where_the_network_is_slow() -> None:
     one, three = seconds(1, 1), seconds(3, 1)
     assert one < three
     assert seconds(3, 4) - three > 3 * (three - one) > 0
+
+
+# --- coordinates on which load depends --------------------------------------------------------------------------------
+
+
+def work(program: StepProgram, rank: int) -> float:
+    """Seconds of kernels in the first forward of a rank."""
+    body = program.tasks[int(program.class_of_rank[rank])][0].body
+    return sum(dict(step.parts).get("compute", 0.0) for step in body if isinstance(step, Chain))
+
+
+def test_later_pieces_of_a_contiguous_cut_take_longer() -> None:
+    """Causal attention: piece i of 4 sees i + 1 of 4 pieces, so cp rank 3 works longest; zigzag evens that out."""
+    fields: dict[str, Any] = {"tp": 2, "cp": 4, "dp": 4, "global_batch_size": 16, "sequence_length": 4096}
+    uneven, even = build(**fields, cp_split="contiguous"), build(**fields, cp_split="zigzag")
+    times = [work(uneven, 2 * place) for place in range(4)]
+    assert times == sorted(times)
+    assert times[0] < times[1] < times[2] < times[3]
+    assert len(even.rank_counts) == 1
+    assert uneven.rank_counts == (8, 8, 8, 8)
+
+
+def test_the_hot_expert_takes_longer() -> None:
+    """The first rank of an ep group has half as much again to do; the others share the rest, and do equally much."""
+    moe = {"num_experts": 8, "top_k": 2, "ffn_hidden_size": 2048}
+    program = build(gpt(num_layers=4, moe=moe), dp=32, ep=8, expert_imbalance=0.5, global_batch_size=32)
+    times = [work(program, rank) for rank in range(8)]
+    assert times[0] > times[1]
+    assert times[1:] == pytest.approx([times[1]] * 7, rel=1e-12)
+    assert len(program.rank_counts) == 2
+    assert sorted(program.rank_counts) == [4, 28]
+
+
+def test_unfolded_every_rank_has_its_program() -> None:
+    """As many classes as ranks, one GPU each, and twice the same work; FLOPs of the job are the same."""
+    folded, every = build(tp=4, pp=2, dp=4), build(tp=4, pp=2, dp=4, folded=False)
+    assert every.rank_counts == (1,) * 32
+    assert every.executed_flops == pytest.approx(folded.executed_flops, rel=1e-12)
+    assert [work(every, rank) for rank in range(32)] == pytest.approx([work(folded, rank) for rank in range(32)])
 
 
 def test_gpus_of_a_program_add_up() -> None:
