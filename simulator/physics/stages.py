@@ -1,20 +1,23 @@
 """How a model is cut: which layers a pipeline stage holds and how many parameters one rank of it keeps.
 
-A stage is a model slice; with `vpp` chunks per rank there are pp · vpp stages, and stage s lives on pipeline rank
-s mod pp. Every stage holds the same number of layers; the embedding belongs to the first, the output layer to the
-last. Linears are split over tp, experts over ep and etp; norms, biases of row-parallel linears, learned positions, the
-router and MLA's down projections are replicated over tp, and key-value heads once tp exceeds them.
+A stage is a model slice; with `vpp` chunks per rank there are pp · vpp stages, and the schedule's table says on which
+pipeline rank each lives. How many layers a stage holds is up to `scenario.pipeline`; the embedding belongs to the
+first, the output layer to the last. Linears are split over tp, experts over ep and etp; norms, biases of row-parallel
+linears, learned positions, the router and MLA's down projections are replicated over tp, and key-value heads once tp
+exceeds them.
 
-Limits: uneven stages come later; the vocabulary's padding to a multiple of tp is not counted as parameters. Pinned by
+Limits: the vocabulary's padding to a multiple of tp is not counted as parameters. Pinned by
 tests/physics/test_stages.py: the shares of all ranks add up to the model's parameters.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 from simulator.physics.layers.rank import Rank
+from simulator.scenario.pipeline import Schedule, stage_layers
 from simulator.scenario.transformer import LatentAttention, Transformer
 
 
@@ -40,11 +43,24 @@ class LocalParameters(NamedTuple):
 
 
 def cut(model: Transformer, pp: int, vpp: int = 1) -> tuple[Stage, ...]:
-    """Stages of an even split, in order."""
-    count = pp * vpp
-    size = model.num_layers // count
+    """Stages as even as can be, in order."""
+    schedule = Schedule(kind="interleaved" if vpp > 1 else "1f1b", vpp=vpp)
+    return cut_by(model, schedule, pp)
+
+
+def cut_by(model: Transformer, schedule: Schedule, pp: int) -> tuple[Stage, ...]:
+    """Stages as the schedule cuts them, in order.
+
+    Raises
+    ------
+    LayoutError
+        As `stage_layers`.
+    """
+    sizes = stage_layers(schedule, model.num_layers, pp)
+    ends = list(accumulate(sizes))
     return tuple(
-        Stage(index, range(index * size, (index + 1) * size), index == 0, index == count - 1) for index in range(count)
+        Stage(index, range(end - size, end), index == 0, index == len(sizes) - 1)
+        for index, (size, end) in enumerate(zip(sizes, ends, strict=True))
     )
 
 
