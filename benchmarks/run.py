@@ -22,14 +22,45 @@ from typing import NamedTuple
 
 import numpy as np
 
+GPT4_102K = [
+    "gpt4-a100", "--set", "cluster.topology.nodes=12800", "--set", "parallelism.dp=848",
+    "--set", "training.global_batch_size=29680",
+]  # fmt: skip
+GPT4_1M = [
+    "gpt4-a100", "--set", "cluster.topology.nodes=131072", "--set", "parallelism.dp=8720",
+    "--set", "training.global_batch_size=305200", "--set", "training.tokens=null", "--set", "reliability=null",
+]  # fmt: skip
+FAULTS = "conditions=[{kind: slow_gpu, gpu: 17, speed: 0.9}, {kind: slow_nic, node: 900, nic: 3, capacity: 0.5}]"
+ONE_MICROBATCH = [
+    "parallelism.pp=1", "training.schedule=1f1b", "memory={enforce: false}",
+]  # fmt: skip
 COLD = {
     "trainsim --help": (["--help"], "0.5 s"),
     "trainsim run megatron-175b-1024": (["run", "megatron-175b-1024"], "2 s"),
-    "trainsim run gpt4-a100 (24,960 GPUs)": (["run", "gpt4-a100"], "5 s, 1 GB"),
+    "GPT-4 step, 24,960 GPUs: trainsim run gpt4-a100": (["run", "gpt4-a100"], "3 s, 1 GB"),
+    "the same with one slow GPU and one slow NIC": (["run", "gpt4-a100", "--set", FAULTS], "5 s"),
+    "GPT-4 step, 101,760 of 102,400 GPUs": (["run", *GPT4_102K], "10 s, 4 GB"),
     "trainsim run mt-nlg-530b-2240": (["run", "mt-nlg-530b-2240"], ""),
+    "175B, 1,024 GPUs, --no-fold": (["run", "megatron-175b-1024", "--no-fold"], "30 s"),
     "trainsim show gpt4-a100": (["show", "gpt4-a100"], ""),
 }
-WARM = ("megatron-175b-1024", "mt-nlg-530b-2240", "gpt4-a100")
+LARGE = {"GPT-4 step, 1,046,400 of 1,048,576 GPUs": (["run", *GPT4_1M], "90 s, 16 GB (stretch)")}
+WARM: dict[str, tuple[str, list[str], bool, str]] = {
+    "175B, 1,024 GPUs, interleaved": ("megatron-175b-1024", [], True, "20 ms"),
+    "the same, 1f1b": ("megatron-175b-1024", ["training.schedule=1f1b"], True, "20 ms"),
+    "the same, 1f1b, --no-skip": ("megatron-175b-1024", ["training.schedule=1f1b"], False, "to be reported"),
+    "1T, 3,072 GPUs, pp 64, 512 microbatches": ("megatron-1t-3072", [], True, "0.2 s"),
+    "the same, --no-skip": ("megatron-1t-3072", [], False, ""),
+    "530B, 2,240 GPUs": ("mt-nlg-530b-2240", [], True, ""),
+    "GPT-4, 24,960 GPUs": ("gpt4-a100", [], True, ""),
+}
+BUILT = {
+    f"175B, one microbatch, tp 8, {gpus} GPUs: scenario to result, in process": (
+        [*ONE_MICROBATCH, f"job_gpus={gpus}", f"parallelism.dp={gpus // 8}", f"training.global_batch_size={gpus // 8}"],
+        target,
+    )
+    for gpus, target in ((256, "0.5 s"), (1024, "0.7 s"))
+}
 
 
 class Row(NamedTuple):
@@ -69,16 +100,31 @@ def cold(name: str, arguments: list[str], target: str, repeat: int) -> Row:
     return Row(name, best, peak, target)
 
 
-def warm(name: str, repeat: int) -> Row:
-    """The step alone, its program built: every event simulated, no cached result."""
+def warm(name: str, work: tuple[str, list[str], bool, str], repeat: int) -> Row:
+    """The step alone, its program built: every event simulated after exact skipping, no cached result."""
     from simulator.engine.iteration import simulate_step
     from simulator.physics.program.build import build_program
     from simulator.scenario.scenario import load
     from simulator.studies.simulate import build
 
-    scenario = load(name)
+    file, overrides, skip, target = work
+    scenario = load(file, overrides)
     program = build_program(scenario, build(scenario))
-    return Row(f"step of {name}, warm", _best(lambda: simulate_step(program), repeat), None, "")
+    return Row(f"warm step: {name}", _best(lambda: simulate_step(program, skip=skip), repeat), None, target)
+
+
+def built(name: str, overrides: list[str], target: str, repeat: int) -> Row:
+    """From the scenario file to the step, with nothing built before."""
+    from simulator.engine.iteration import simulate_step
+    from simulator.physics.program.build import build_program
+    from simulator.scenario.scenario import load
+    from simulator.studies.simulate import build
+
+    def work() -> None:
+        scenario = load("megatron-175b-1024", overrides)
+        simulate_step(build_program(scenario, build(scenario)))
+
+    return Row(name, _best(work, repeat), None, target)
 
 
 def _best(work: Callable[[], object], repeat: int) -> float:
@@ -108,13 +154,17 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--large", action="store_true", help="also a million GPUs: a minute or two, many gigabytes")
     parser.add_argument("--output", type=Path, help="a Markdown file that does not exist yet")
     arguments = parser.parse_args()
     if arguments.output is not None and arguments.output.exists():
         parser.error(f"{arguments.output} exists already")
     unit = min(reference() for _ in range(arguments.repeat))
     rows = [cold(name, *work, arguments.repeat) for name, work in COLD.items()]
-    rows += [warm(name, arguments.repeat) for name in WARM]
+    if arguments.large:
+        rows += [cold(name, *work, 1) for name, work in LARGE.items()]
+    rows += [built(name, *work, arguments.repeat) for name, work in BUILT.items()]
+    rows += [warm(name, work, arguments.repeat) for name, work in WARM.items()]
     text = table(rows, unit)
     print(text, end="")
     if arguments.output is not None:

@@ -324,3 +324,30 @@ def test_a_hopeless_run_says_so(trainsim: Run, small: Path) -> None:
     code, _, err = trainsim("run", changed(small, "4 per 1000 node-days", "4000 per node-day"))
     assert code == 2
     assert "would hardly ever end" in err
+
+
+def test_schedule_is_drawn(trainsim: Run) -> None:
+    """A row per rank, the bubble beside its theory; JSON says the same."""
+    code, out, _ = trainsim("schedule", "1f1b", "--pp", 2, "--microbatches", 2)
+    assert code == 0
+    assert "bubble          33.3 %  (theory 33.3 %)" in out
+    assert "rank 1 |.. F0 B0--- F1 B1--- ....." in out
+    code, out, _ = trainsim("schedule", "zb-h1", "--pp", 4, "--microbatches", 8, "--input", 2, "--json")
+    assert code == 0
+    assert json.loads(out)["bubble_fraction"] == pytest.approx(3 * (1 + 2 - 1) / (8 * 4 + 3 * (1 + 2 - 1)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("zb-h3", "--pp", 4, "--microbatches", 8), "did you mean 'zb-h2'?"),
+        (("interleaved", "--pp", 4, "--microbatches", 8), "needs vpp of 2 or more"),
+        (("1f1b", "--pp", 1, "--microbatches", 8), "pp is 1"),
+        (("dualpipe", "--pp", 4, "--microbatches", 7), "use 8 microbatches"),
+    ],
+)
+def test_impossible_schedules_are_refused(trainsim: Run, arguments: tuple[object, ...], message: str) -> None:
+    """One message with the fix."""
+    code, out, err = trainsim("schedule", *arguments)
+    assert (code, out) == (2, "")
+    assert message in err

@@ -56,7 +56,7 @@ def test_shipped_folders_exist() -> None:
 def test_script_has_a_module() -> None:
     """The `trainsim` command leads to a file that is part of the wheel."""
     module, function = PYPROJECT["project"]["scripts"]["trainsim"].split(":")
-    source = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+    source = ROOT.joinpath(*module.split("."), "__init__.py")
     assert module.partition(".")[0] in WHEEL["only-include"]
     assert f"def {function}(" in source.read_text()
 

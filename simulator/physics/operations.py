@@ -12,11 +12,15 @@ from typing import NamedTuple, TypeAlias
 
 
 class Kernel(NamedTuple):
-    """One GPU kernel: expected seconds and the matmul FLOPs it executes (attention unmasked)."""
+    """One GPU kernel: expected seconds, the matmul FLOPs it executes (attention unmasked), and seconds at light speed.
+
+    Light speed is the roofline of peak FLOP/s and peak memory bandwidth, with attention's mask: no kernel is faster.
+    """
 
     name: str
     seconds: float
     flops: float = 0.0
+    light: float = 0.0
 
 
 class Collective(NamedTuple):

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from simulator.records import StepResult
 from simulator.report.formats import percent, seconds
 from simulator.studies.simulate import Simulation
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _KINDS = {
     "forward": "#56B4E9",
     "backward": "#0072B2",
+    "weight gradients": "#CC79A7",
     "waiting": "#EEEEEE",
     "message or gradient": "#D55E00",
     "optimizer and host": "#009E73",
@@ -33,12 +35,13 @@ _PARTS = {
     "exposed_pp": "#CC79A7", "exposed_dp": "#882255", "imbalance": "#DDCC77", "bubble": "#EEEEEE",
     "optimizer": "#009E73", "host": "#000000",
 }  # fmt: skip
+_ACTIONS = {"F": "forward", "B": "backward", "I": "backward", "W": "weight gradients"}
 _ACTION = re.compile(r"\d+([FBIW])\d+")
 
 
 def plot_step(simulation: Simulation, path: Path) -> None:
     """Draw one step into a new PNG, SVG or PDF, by the suffix of `path`."""
-    ranks = len(simulation.step.rank_counts)
+    ranks = len(_shown_classes(simulation.step))
     figure = Figure(figsize=(14, 2.8 + min(9.0, 0.28 * ranks + 0.8)), layout="constrained")
     timeline, waterfall = figure.subplots(2, 1, height_ratios=[0.28 * ranks + 0.8, 1.2])
     figure.suptitle(f"{simulation.scenario.name}: one step, {seconds(simulation.step.step_time)}")
@@ -47,11 +50,23 @@ def plot_step(simulation: Simulation, path: Path) -> None:
     figure.savefig(path, dpi=110, metadata={"Software": None} if path.suffix == ".png" else None)
 
 
+_MOST_ROWS = 40
+
+
+def _shown_classes(step: StepResult) -> list[int]:
+    """Rank classes to draw: all, or of too many the one with the most GPUs on each pipeline rank."""
+    classes = range(len(step.rank_counts))
+    if len(classes) <= _MOST_ROWS:
+        return list(classes)
+    stages = sorted(set(step.pipeline_ranks))
+    return [max((c for c in classes if step.pipeline_ranks[c] == s), key=lambda c: step.rank_counts[c]) for s in stages]
+
+
 def _kind(name: str, parts: dict[str, float]) -> str:
     """What a span mostly is."""
     match = _ACTION.fullmatch(name)
     if match:
-        return "forward" if match[1] == "F" else "backward"
+        return _ACTIONS[match[1]]
     if parts.get("waiting", 0.0) + parts.get("imbalance", 0.0) > 0.5 * sum(parts.values()):
         return "waiting"
     if parts.get("optimizer", 0.0) + parts.get("host", 0.0) > 0.5 * sum(parts.values()):
@@ -60,17 +75,28 @@ def _kind(name: str, parts: dict[str, float]) -> str:
 
 
 def _draw_timeline(axes: Axes, simulation: Simulation) -> None:
+    step = simulation.step
     bars: dict[tuple[int, str], list[tuple[float, float]]] = {}
-    for span in simulation.step.spans:
+    row_of = {number: row for row, number in enumerate(_shown_classes(step))}
+    for span in step.spans:
+        if span.rank not in row_of:
+            continue
         kind = _kind(span.name, dict(span.parts))
-        bars.setdefault((span.rank, kind), []).append((span.start, span.end - span.start))
+        bars.setdefault((row_of[span.rank], kind), []).append((span.start, span.end - span.start))
     for (rank, kind), intervals in bars.items():
         axes.broken_barh(intervals, (rank - 0.42, 0.84), facecolors=_KINDS[kind], linewidth=0)
-    ranks = len(simulation.step.rank_counts)
-    axes.set(xlim=(0, simulation.step.step_time), ylim=(ranks - 0.5, -0.5), ylabel="pipeline rank", xlabel="seconds")
+    ranks = len(row_of)
+    end = max([simulation.step.step_time, *(span.end for span in simulation.step.spans)])
+    folded = len(step.rank_counts) == len(set(step.pipeline_ranks))
+    label = (
+        "pipeline rank" if folded else "rank class" if ranks == len(step.rank_counts) else "pipeline rank, most GPUs"
+    )
+    axes.set(xlim=(0, end), ylim=(ranks - 0.5, -0.5), ylabel=label, xlabel="seconds")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    split = any(kind == "weight gradients" for _, kind in bars)
+    shown = {kind: colour for kind, colour in _KINDS.items() if split or kind != "weight gradients"}
     axes.legend(
-        handles=[Patch(color=colour, label=kind) for kind, colour in _KINDS.items()], ncols=5, loc="lower right",
+        handles=[Patch(color=colour, label=kind) for kind, colour in shown.items()], ncols=6, loc="lower right",
         bbox_to_anchor=(1, 1), frameon=False, fontsize="small",
     )  # fmt: skip
 

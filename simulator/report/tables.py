@@ -116,14 +116,23 @@ def _step(simulation: Simulation) -> Report:
     step, scenario = simulation.step_figures, simulation.scenario
     mfu = f"{percent(step['mfu'])}  (causal attention {percent(step['mfu_causal'])}, 6ND {percent(step['mfu_6nd'])})"
     rows = [
-        ("step time", seconds(step["step_time_s"])),
+        ("step time", seconds(step["step_time_s"]) + _trust(step["uncertainty"])),
         ("tokens/s", f"{count(step['tokens_per_s'])}  ({count(step['tokens_per_s_per_gpu'])} per GPU)"),
         ("MFU", mfu),
         ("HFU", percent(step["hfu"])),
     ]
-    theory = f"(theory of the schedule {percent(step['bubble_fraction_theory'])})"
+    ideal = step["bubble_fraction_theory"]
+    theory = "" if ideal is None else f"(theory of the schedule {percent(ideal)})"
     rows.append(("bubble fraction", f"{percent(step['bubble_fraction'])}  {theory}"))
     return _pairs(f"Step of {count(scenario.gpus)} GPUs, {count(scenario.num_microbatches)} microbatches", rows)
+
+
+def _trust(uncertainty: dict[str, Any] | None) -> str:
+    """Measured error of the nearest validated runs."""
+    if uncertainty is None:
+        return ""
+    error, bias = percent(uncertainty["mape"]), f"{100 * uncertainty['bias']:+.1f} %"
+    return f"  (error on {uncertainty['rows']} measured runs: {error}, bias {bias}; {uncertainty['group']})"
 
 
 def _breakdown(simulation: Simulation) -> Report:
@@ -350,8 +359,8 @@ def _stages(description: Description) -> Report:
 def _schedule(description: Description) -> Report:
     schedule = description.scenario.training.schedule
     title = f"Schedule {schedule.kind}" + (f", vpp {schedule.vpp}" if schedule.vpp > 1 else "")
-    title += f", {count(description.scenario.num_microbatches)} microbatches (backward drawn twice as long as forward)"
-    return _section(title, _grid(dry_run(description.table, lambda action: 1.0 if action.kind == "F" else 2.0)))
+    title += f", {count(description.scenario.num_microbatches)} microbatches (a whole backward drawn as two forwards)"
+    return _section(title, _grid(dry_run(description.table, lambda action: 2.0 if action.kind == "B" else 1.0)))
 
 
 def _grid(run: DryRun) -> RenderableType:

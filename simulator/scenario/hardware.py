@@ -1,7 +1,7 @@
 """The accelerator: what it could do, and what its kernels were measured to do.
 
 A datasheet gives peaks; the `kernels` of an accelerator hold the few numbers with which
-`simulator/physics/kernels.py` turns a shape into a time. They are fitted by `benchmarks/fit_kernels.py` to
+`simulator/physics/kernels/` turns a shape into a time. They are fitted by `benchmarks/fit_kernels.py` to
 published timings, and each fit keeps its number of rows and its error, in sample and cross-validated.
 An accelerator nobody has published timings for carries a prior: `fit` is then absent and `source` says where
 the numbers come from.
@@ -10,7 +10,7 @@ Conventions. Peaks are dense (the 2:4 sparse figure is twice as high), bandwidth
 decimal, `memory` is what PyTorch reports as the device's total memory (about 1 % under the 80 GiB of an
 "80 GB" card: the driver and ECC keep the rest), or the datasheet's decimal figure where no report is known.
 
-Not modelled: clocks that depend on power and temperature, sparsity.
+Clocks that fall under load are one number of a GEMM (`throttle`). Not modelled: temperature, sparsity.
 
 Pinned by tests/scenario/test_hardware.py.
 """
@@ -41,15 +41,16 @@ class _Description(BaseModel):
 class Fit(_Description):
     """How well a kernel model reproduces the rows that it was fitted to.
 
-    Errors are |predicted / measured - 1|. `cross_validated_error` is the median over rows that the fit did not
-    see; `cross_validation` says how they were held out.
+    Errors are |predicted / measured - 1|. `cross_validated_error` is the median over rows that the fit did not see, a
+    fifth at a time; `other_source_error` the median over rows of a source that the fit did not see, where there are
+    several.
     """
 
     rows: int = Field(gt=0)
     median_abs_error: float = Field(ge=0)
     p90_abs_error: float = Field(ge=0)
     cross_validated_error: float = Field(ge=0)
-    cross_validation: str
+    other_source_error: float | None = Field(default=None, ge=0)
 
 
 class Gemm(_Description):
@@ -67,6 +68,10 @@ class Gemm(_Description):
         Share of the memory bandwidth that a memory-bound GEMM reaches.
     tile_efficiency
         Speed of a tile relative to the largest, by its area (rows x columns of the output).
+    quantisation
+        What an unfilled last wave of tiles costs, as a share of a full one.
+    throttle
+        How much longer compute takes once the chip has reached its power limit, as a share.
     accumulate_fp32_factor
         Time of a weight-gradient GEMM that adds to an fp32 buffer, over that of a plain one.
     """
@@ -76,6 +81,8 @@ class Gemm(_Description):
     k_padding: float = Field(ge=0)
     bandwidth_fraction: Fraction
     tile_efficiency: dict[int, Fraction] = Field(min_length=1)
+    quantisation: float = Field(default=1.0, ge=0, le=1)
+    throttle: float = Field(default=0.0, ge=0)
     accumulate_fp32_factor: float = Field(ge=1)
     fit: Fit | None = None
     source: str
@@ -124,12 +131,15 @@ class Kernels(_Description):
     gemm
         By dtype. A dtype without an entry borrows its neighbour's efficiencies (`physics.kernels`).
     attention
-        By implementation (`flash1`, `flash2`, `flash3`, `cudnn`) and dtype.
+        By implementation (`flash1`, `flash2`, `flash3`, `cudnn`, `triton`, `trtllm`) and dtype.
     default_attention
         The implementation of the training stacks of the accelerator's time.
     memory_bandwidth_fraction, memory_launch, memory_source
         Streaming kernels: share of the memory bandwidth for large arrays, seconds of fixed cost, where from. Half
         the bandwidth is reached at `memory_launch x memory_bandwidth_fraction x memory_bandwidth` bytes.
+    memory_kinds
+        Share of the memory bandwidth of a kind of kernel (`physics.kernels.streaming.KINDS`) that was measured on this
+        accelerator; the others follow `memory_bandwidth_fraction`.
     """
 
     gemm: dict[Dtype, Gemm] = Field(min_length=1)
@@ -138,6 +148,7 @@ class Kernels(_Description):
     memory_bandwidth_fraction: Fraction
     memory_launch: SecondsField
     memory_source: str
+    memory_kinds: dict[str, Fraction] = {}
 
     @model_validator(mode="after")
     def _default_is_known(self) -> Kernels:
@@ -168,6 +179,9 @@ class Accelerator(_Description):
         To the other accelerators of its scale-up domain, all links together, per direction. [B/s]
     tdp
         Thermal design power. [W]
+    sustained
+        Share of the dense peak that matrix products keep up in training: the clock falls until the power cap is met,
+        which benchmarks of single kernels are too short, or their inputs too regular, to show.
     """
 
     name: str
@@ -180,6 +194,7 @@ class Accelerator(_Description):
     clock: FrequencyField
     scale_up_bandwidth: BandwidthField
     tdp: PowerField
+    sustained: Fraction = 1.0
     kernels: Kernels
     source: str
 
@@ -206,14 +221,30 @@ def read_accelerators() -> dict[str, Accelerator]:
     return dict(_catalogue())
 
 
+@cache
+def _read_entry(path: str) -> Accelerator:
+    """The accelerator of a file that `trainsim calibrate` wrote."""
+    try:
+        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        ((name, fields),) = document["accelerators"].items()
+        return Accelerator.model_validate({"name": name, **fields})
+    except OSError as error:
+        raise ScenarioError(f"cannot be read: {error.strerror}", file=path) from error
+    except (KeyError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:
+        reason = f"is not one accelerator as `trainsim calibrate` writes it: {error}"
+        raise ScenarioError(reason, file=path) from error
+
+
 def find_accelerator(name: str) -> Accelerator:
-    """The accelerator of that name or alias; case does not matter.
+    """The accelerator of that name or alias, whose case does not matter, or of that .yaml file.
 
     Raises
     ------
     ScenarioError
-        For an unknown name; the message lists the known ones.
+        For an unknown name; the message lists the known ones. For a file that cannot be read or holds none.
     """
+    if name.endswith((".yaml", ".yml")):
+        return _read_entry(name)
     table = _catalogue()
     if name.lower() not in table:
         names = sorted({accelerator.name for accelerator in table.values()})

@@ -197,6 +197,13 @@ class Parallelism(BaseModel):
             stride *= degree
         return rank
 
+    def index(self, axis: str) -> Ranks:
+        """Position of every rank along an axis [world_size]."""
+        number = np.empty(self.world_size, dtype=np.int64)
+        groups = self.groups(axis)
+        number[groups] = np.arange(groups.shape[1])
+        return number
+
     def groups(self, axes: str) -> Ranks:
         """Ranks that differ only in the given axes.
 

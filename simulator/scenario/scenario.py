@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from simulator.errors import LayoutError, ScenarioError
+from simulator.scenario.conditions import Condition, out_of_range
 from simulator.scenario.expected import FIGURES, Expected, read_expected
 from simulator.scenario.explain import explain, nearest
 from simulator.scenario.hardware import Accelerator, find_accelerator, read_accelerators
@@ -64,6 +65,7 @@ class Scenario(BaseModel):
     parallelism: Parallelism = Parallelism()
     training: Training
     memory: Memory = Memory()
+    conditions: tuple[Condition, ...] = ()
     reliability: Reliability | None = None
     expected: dict[str, Expected] = {}
     seed: int = Field(default=0, ge=0)
@@ -155,14 +157,19 @@ def load(name: str | Path, overrides: Iterable[str] = ()) -> Scenario:
         The split fits neither the model nor the batch nor the cluster.
     """
     source = read_source(find_file(str(name), "scenarios"))
+    inner: dict[str, list[str]] = {"cluster": [], "model": []}
     for override in overrides:
-        source = apply_override(source, override)
+        section, dot, rest = override.partition(".")
+        if dot and section in inner and isinstance(source.content.get(section), str):
+            inner[section].append(rest)  # of the file that the scenario names
+        else:
+            source = apply_override(source, override)
     folder = source.path.parent if source.path else Path()
     content = dict(source.content)
     if isinstance(content.get("cluster"), str):
-        content["cluster"] = load_cluster(content["cluster"], folder)
+        content["cluster"] = load_cluster(content["cluster"], folder, inner["cluster"])
     if isinstance(content.get("model"), str):
-        content["model"] = load_model(content["model"], folder, source)
+        content["model"] = load_model(content["model"], folder, source, inner["model"])
     try:
         scenario = Scenario.model_validate(content)
     except ValidationError as error:
@@ -170,8 +177,9 @@ def load(name: str | Path, overrides: Iterable[str] = ()) -> Scenario:
     _check_accelerator(scenario.cluster, source, ("cluster", "accelerator"))
     if scenario.training.stack not in read_stacks():
         raise source.error(("training", "stack"), _unknown("software stack", scenario.training.stack, read_stacks()))
+    _check_conditions(scenario, source)
     try:
-        return _fit(scenario)
+        return fit(scenario)
     except LayoutError as error:
         raise LayoutError(str(source.error(("parallelism",), str(error)))) from None
 
@@ -194,9 +202,20 @@ def _check_accelerator(cluster: Cluster, source: Source, where: KeyPath) -> None
         raise source.error((*where, *field), first["msg"].removeprefix("Value error, ")) from None
 
 
-def load_cluster(name: str, folder: Path | None = None) -> Cluster:
+def _check_conditions(scenario: Scenario, source: Source) -> None:
+    """Refuse conditions of GPUs and nodes that are not there, where they are written."""
+    cluster = scenario.cluster
+    for index, condition in enumerate(scenario.conditions):
+        wrong = out_of_range(condition, gpus=cluster.gpus, nodes=cluster.topology.nodes)
+        if wrong is not None:
+            raise source.error(("conditions", index, wrong[0]), wrong[1])
+
+
+def load_cluster(name: str, folder: Path | None = None, overrides: Iterable[str] = ()) -> Cluster:
     """Read a cluster file: a path beside the scenario, or the name of a shipped topology."""
     source = read_source(find_file(name, "topologies", folder))
+    for override in overrides:
+        source = apply_override(source, override)
     try:
         cluster = Cluster.model_validate(source.content)
     except ValidationError as error:
@@ -205,10 +224,13 @@ def load_cluster(name: str, folder: Path | None = None) -> Cluster:
     return cluster
 
 
-def load_model(name: str, folder: Path, origin: Source | None = None) -> Transformer:
+def load_model(name: str, folder: Path, origin: Source | None = None, overrides: Iterable[str] = ()) -> Transformer:
     """Read a model: a YAML, a Hugging Face config.json, or a name of the catalogue. An existing path wins."""
     path = folder / name
     if path.suffix == ".json" and path.is_file():
+        for override in overrides:
+            label = f"--set model.{override}"
+            raise ScenarioError(f"{name} is a config.json and cannot be overridden; edit a copy", file=label)
         return _read_huggingface(path)
     if not path.is_file():
         path = MODELS / f"{name}.yaml"
@@ -216,6 +238,8 @@ def load_model(name: str, folder: Path, origin: Source | None = None) -> Transfo
         message = _unknown("model file and no catalogue model", name, model_names())
         raise origin.error(("model",), message) if origin else ScenarioError(message, field="model")
     source = read_source(path)
+    for override in overrides:
+        source = apply_override(source, override)
     try:
         return Transformer.model_validate(source.content)
     except ValidationError as error:
@@ -239,7 +263,21 @@ def accelerator_names() -> list[str]:
     return sorted(read_accelerators())
 
 
-def _fit(scenario: Scenario) -> Scenario:
+def _check_imbalance(more: float, ep: int) -> None:
+    """Refuse a rank of an ep group that receives more than there is, and an imbalance of nothing."""
+    if more and ep == 1:
+        raise LayoutError(
+            f"training.expert_imbalance {more:g} needs experts on several ranks: a mixture-of-experts model and"
+            " parallelism.ep of at least 2; leave it out, or raise ep"
+        )
+    if more and ep > 1 and more >= ep - 1:
+        raise LayoutError(
+            f"training.expert_imbalance {more:g} with ep {ep}: one rank would receive all tokens and more;"
+            f" use less than {ep - 1}"
+        )
+
+
+def fit(scenario: Scenario) -> Scenario:
     """Derive the degree that was left out and refuse an impossible split, or one too large to simulate."""
     available = scenario.cluster.gpus
     if available > MAX_GPUS:
@@ -262,12 +300,16 @@ def _fit(scenario: Scenario) -> Scenario:
         vpp=training.schedule.vpp,
         num_experts=model.moe.num_experts if model.moe else None,
         expert_ffn_hidden_size=model.moe.ffn_hidden_size if model.moe else None,
+        zigzag=training.cp_split == "zigzag",
+        schedule=training.schedule,
     )
+    _check_imbalance(training.expert_imbalance, split.ep if model.moe else 1)
     fitted = scenario.model_copy(update={"parallelism": split})
-    actions = 2 * split.pp * training.schedule.vpp * fitted.num_microbatches
+    chunks = training.schedule.chunks
+    actions = 2 * split.pp * chunks * fitted.num_microbatches
     if actions > MAX_ACTIONS:
         raise LayoutError(
-            f"2 × pp {split.pp} × vpp {training.schedule.vpp} × {fitted.num_microbatches:,} microbatches ="
+            f"2 × pp {split.pp} × vpp {chunks} × {fitted.num_microbatches:,} microbatches ="
             f" {actions:,} actions in a step; at most {MAX_ACTIONS:,} can be simulated:"
             " use a smaller global_batch_size or a larger dp"
         )

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 from simulator.errors import LayoutError
 from simulator.scenario.parallelism import DENSE_AXES, Parallelism, name_factors, suggest
+from simulator.scenario.pipeline import Schedule, microbatch_rule, stage_layers
 
-_NOT_INTERLEAVED = ("gpipe", "1f1b")
+_NOT_INTERLEAVED = ("gpipe", "1f1b", "zb-h1", "zb-h2", "zb-1p", "zb-2p")
 
 
 def check_split(
@@ -30,6 +32,7 @@ def check_split(
     num_experts: int | None = None,
     expert_ffn_hidden_size: int | None = None,
     zigzag: bool = True,
+    schedule: Schedule | None = None,
 ) -> None:
     """Refuse a split that the model, the batch or the cluster cannot take.
 
@@ -51,6 +54,8 @@ def check_split(
         Experts of one layer; None or 0 for a dense model.
     zigzag
         Causal context parallelism gives every rank an early and a late piece of the sequence, so it is cut in 2 · cp.
+    schedule
+        Says how the layers are cut; None cuts them as evenly as can be.
 
     Raises
     ------
@@ -60,7 +65,7 @@ def check_split(
     problems = [
         *_cluster_problems(parallelism, available_gpus),
         *_tensor_problems(parallelism, num_attention_heads, num_query_groups, ffn_hidden_size),
-        *_pipeline_problems(parallelism, num_layers, schedule_kind, vpp),
+        *_pipeline_problems(parallelism, num_layers, schedule_kind, vpp, schedule),
         *_batch_problems(parallelism, global_batch_size, micro_batch_size, schedule_kind),
         *_sequence_problems(parallelism, sequence_length, zigzag),
         *_expert_problems(parallelism, num_experts or 0, expert_ffn_hidden_size),
@@ -93,14 +98,17 @@ def _tensor_problems(p: Parallelism, heads: int, query_groups: int, ffn: int | N
         yield _indivisible("ffn_hidden_size", ffn, "tp", p.tp)
 
 
-def _pipeline_problems(p: Parallelism, num_layers: int, schedule_kind: str, vpp: int) -> Iterator[str]:
-    chunks = p.pp * vpp
-    if num_layers % chunks:
-        fixes = suggest("pp", p.pp, lambda pp: num_layers % (pp * vpp) == 0, num_layers)
-        if vpp > 1:
-            more = suggest("vpp", vpp, lambda vpp: num_layers % (p.pp * vpp) == 0, num_layers)
-            fixes += more.replace("; use", ", or") if fixes else more
-        yield f"num_layers {num_layers} is not divisible by pp {p.pp} × vpp {vpp} = {chunks}{fixes}"
+def _pipeline_problems(
+    p: Parallelism, num_layers: int, schedule_kind: str, vpp: int, schedule: Schedule | None
+) -> Iterator[str]:
+    try:
+        # not validated: a schedule that cannot be has its own line below
+        plain: dict[str, Any] = {"kind": schedule_kind, "vpp": vpp}
+        stage_layers(schedule or Schedule.model_construct(**plain), num_layers, p.pp)
+    except LayoutError as error:
+        yield str(error)
+    if schedule_kind == "dualpipe" and p.pp % 2:
+        yield f"schedule dualpipe needs an even pp, for its two directions; use pp {p.pp - 1 or 2} or {p.pp + 1}"
     if vpp > 1 and schedule_kind in _NOT_INTERLEAVED:
         yield f"vpp {vpp} needs an interleaved schedule, not {schedule_kind!r}; use vpp 1 or schedule 'interleaved'"
     if schedule_kind == "interleaved" and p.pp == 1:
@@ -110,8 +118,9 @@ def _pipeline_problems(p: Parallelism, num_layers: int, schedule_kind: str, vpp:
 def _batch_problems(p: Parallelism, global_batch: int, micro_batch: int, schedule_kind: str) -> Iterator[str]:
     ranks = p.dp * micro_batch
     factors = f"dp {p.dp:,} × micro_batch_size {micro_batch:,}"
+    divisor, least = microbatch_rule(schedule_kind, p.pp)
     interleaved = schedule_kind == "interleaved" and p.pp > 1
-    step = ranks * p.pp if interleaved else ranks
+    step = ranks * divisor
     if global_batch % ranks:
         yield (
             f"global_batch_size {global_batch:,} is not divisible by {factors} = {ranks:,}"
@@ -122,6 +131,14 @@ def _batch_problems(p: Parallelism, global_batch: int, micro_batch: int, schedul
         yield (
             f"an interleaved schedule needs microbatches divisible by pp {p.pp}, but global_batch_size"
             f" {global_batch:,} / ({factors}) = {count:,}{_use_multiple('global_batch_size', global_batch, step)}"
+        )
+    elif (global_batch // ranks) % divisor or global_batch // ranks < least:
+        even = "an even number of microbatches, " if divisor > 1 else ""
+        target = max(global_batch, least * ranks - 1)
+        yield (
+            f"schedule {schedule_kind} needs {even}2 × pp {p.pp} = {least} microbatches or more, but global_batch_size"
+            f" {global_batch:,} / ({factors}) = {global_batch // ranks:,}"
+            f"; use global_batch_size {-(-target // step) * step:,}"
         )
 
 

@@ -10,14 +10,16 @@ Pinned by tests/scenario/test_training.py.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from simulator.scenario.pipeline import Schedule as Schedule
 from simulator.scenario.units import TokensField
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "fp8"]
 GradientDtype = Literal["fp32", "fp16", "bf16"]
+RecomputeModule = Literal["core_attn", "mlp", "moe", "layernorm", "moe_act", "shared_experts", "mla_up_proj"]
 
 BYTES_PER_ELEMENT: dict[str, int] = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "fp8": 1}
 
@@ -26,23 +28,6 @@ _CLOSED = ConfigDict(frozen=True, extra="forbid")
 # Strict: `true` is no number, "12" and 12.5 are no counts, and 1 is no switch.
 Count = Annotated[int, Field(strict=True, gt=0)]
 Switch = Annotated[bool, Field(strict=True)]
-
-
-class Schedule(BaseModel):
-    """A pipeline schedule; `vpp` is the number of model chunks per rank (interleaved only)."""
-
-    model_config = _CLOSED
-
-    kind: Literal["gpipe", "1f1b", "interleaved"] = "1f1b"
-    vpp: Count = 1
-
-    @model_validator(mode="after")
-    def _chunks_need_interleaving(self) -> Self:
-        if self.vpp > 1 and self.kind != "interleaved":
-            raise ValueError(f"vpp {self.vpp} needs kind: interleaved; {self.kind} runs one chunk per rank")
-        if self.vpp == 1 and self.kind == "interleaved":
-            raise ValueError("an interleaved schedule needs vpp of at least 2; with one chunk per rank use 1f1b")
-        return self
 
 
 class Optimizer(BaseModel):
@@ -61,6 +46,9 @@ class Optimizer(BaseModel):
         Of the moments; the master copy of 16-bit weights is fp32 (as DeepSeek-V3, arXiv 2412.19437, section 3.3.3).
     overlap_grad_reduce, overlap_param_gather
         Beside the last backward passes, and beside the first forward passes of the next step.
+    shard_group
+        Ranks that share one copy of what is sharded (HSDP, arXiv 2304.11277, section 3.2.2); groups of them are equal
+        and add their gradients up with an all-reduce. All data-parallel ranks if left out.
     reshard_after_forward
         ZeRO-3 gives gathered parameters back after forward and gathers them again in backward.
     """
@@ -75,6 +63,23 @@ class Optimizer(BaseModel):
     overlap_grad_reduce: Switch = True
     overlap_param_gather: Switch = False
     reshard_after_forward: Switch = True
+    shard_group: Count | None = None
+
+
+Algorithm = Literal["ring", "tree", "pat", "nvls", "nvls_tree", "hierarchical", "direct", "pairwise", "two_hop"]
+
+
+class Collectives(BaseModel):
+    """Algorithm of an axis' collectives, where it is not to be the one with the least predicted time."""
+
+    model_config = _CLOSED
+
+    tp: Algorithm | None = None
+    cp: Algorithm | None = None
+    ep: Algorithm | None = None
+    etp: Algorithm | None = None
+    dp: Algorithm | None = None
+    edp: Algorithm | None = None
 
 
 class Training(BaseModel):
@@ -82,6 +87,20 @@ class Training(BaseModel):
 
     `global_batch_size` and `micro_batch_size` are in sequences, `sequence_length` in tokens. `tokens` is the
     length of the run: without it there is a step but no campaign.
+
+    Attributes
+    ----------
+    recompute_modules
+        What `recompute: selective` drops and runs again, by Megatron-Core's names (`--recompute-modules`).
+    cp_split
+        How the sequence is cut over cp: `zigzag` gives every rank an early and a late piece, so that causal attention
+        is even; `contiguous` gives the last rank the most.
+    expert_imbalance
+        The busiest rank of an ep group receives this much more tokens than the mean; the others share the rest evenly.
+    collectives
+        Algorithm by axis.
+    cuda_graphs
+        Kernels are launched by the GPU, so that a slow host does not hold them up; as the stack does, if left out.
     """
 
     model_config = _CLOSED
@@ -92,10 +111,15 @@ class Training(BaseModel):
     precision: Precision = "bf16"
     schedule: Schedule = Schedule()
     recompute: Literal["none", "selective", "full"] = "none"
+    recompute_modules: tuple[RecomputeModule, ...] = ("core_attn",)
     attention: Literal["flash", "unfused"] = "flash"
     dropout: Switch = False
+    cp_split: Literal["zigzag", "contiguous"] = "zigzag"
+    expert_imbalance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    collectives: Collectives = Collectives()
     optimizer: Optimizer = Optimizer()
     stack: str = "generic"
+    cuda_graphs: Switch | None = None
     tokens: TokensField | None = None
 
     @model_validator(mode="before")

@@ -13,11 +13,14 @@ import numpy as np
 from simulator.physics.cluster import describe
 from simulator.physics.flops import forward_flops_per_token, step_flops
 from simulator.physics.memory import StageMemory, check_capacity
-from simulator.physics.program.build import build_program, place, schedule_table
-from simulator.physics.program.calls import GROUP_AXES
-from simulator.physics.schedules.tables import SCHEDULES, Table, ideal_bubble_fraction
+from simulator.physics.program.build import build_program, schedule_table
+from simulator.physics.program.layout import GROUP_AXES
+from simulator.physics.program.placement import place
+from simulator.physics.schedules.closed_forms import ideal_bubble_fraction
+from simulator.physics.schedules.tables import SCHEDULES, Table
 from simulator.scenario.expected import FIGURES
 from simulator.scenario.hardware import read_accelerators
+from simulator.scenario.pipeline import stage_layers
 from simulator.scenario.scenario import Scenario, model_names
 from simulator.scenario.shipped import shipped_names
 from simulator.scenario.stacks import read_stacks
@@ -55,6 +58,7 @@ class Description:
                 "vpp": self.scenario.training.schedule.vpp,
                 "num_microbatches": self.scenario.num_microbatches,
                 "bubble_fraction_theory": _theory(self.scenario),
+                "stage_layers": list(_stage_layers(self.scenario)),
                 "grid": [[str(action) for action in actions] for actions in self.table],
             },
             "classes": self.classes,
@@ -63,9 +67,14 @@ class Description:
         }
 
 
-def _theory(scenario: Scenario) -> float:
+def _theory(scenario: Scenario) -> float | None:
     schedule, pp = scenario.training.schedule, scenario.parallelism.pp or 1
-    return ideal_bubble_fraction(schedule.kind, pp, scenario.num_microbatches, schedule.vpp)
+    shape = schedule.kind, pp, scenario.num_microbatches, schedule.vpp
+    return ideal_bubble_fraction(*shape, synchronous=schedule.synchronous)
+
+
+def _stage_layers(scenario: Scenario) -> tuple[int, ...]:
+    return stage_layers(scenario.training.schedule, scenario.model.num_layers, scenario.parallelism.pp or 1)
 
 
 def describe_scenario(scenario: Scenario) -> Description:
@@ -77,7 +86,8 @@ def describe_scenario(scenario: Scenario) -> Description:
     classes = {
         "rank_classes": len(program.rank_counts),
         "coflow_classes": len(program.coflows),
-        "link_classes": len(program.capacity),
+        "link_classes": program.link_classes,
+        "constraints": len(program.capacity),
     }
     return Description(
         scenario,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from simulator import __version__
 from simulator.engine.campaign import simulate_campaign
@@ -19,11 +19,14 @@ from simulator.physics.cluster import ClusterGraph, build_cluster
 from simulator.physics.memory import StageMemory, check_capacity, job_memory
 from simulator.physics.program.build import build_program, rank_of, schedule_table
 from simulator.physics.program.steps import StepProgram
-from simulator.physics.stages import cut
+from simulator.physics.stages import cut_by
 from simulator.records import CampaignResult, StepResult
 from simulator.results.metrics import campaign_figures, step_figures
+from simulator.results.own_time import own_time
 from simulator.scenario.expected import Expected, agrees
+from simulator.scenario.pipeline import stage_layers
 from simulator.scenario.scenario import Scenario
+from simulator.studies.uncertainty import uncertainty
 
 Progress = Callable[[str, float], None]
 
@@ -101,7 +104,7 @@ def _beside(name: str, entry: Expected, simulated: float | None) -> dict[str, An
 def plan_memory(scenario: Scenario) -> tuple[StageMemory, ...]:
     """Bytes per GPU of every pipeline stage."""
     schedule = scenario.training.schedule
-    stages = cut(scenario.model, scenario.parallelism.pp or 1, schedule.vpp)
+    stages = cut_by(scenario.model, schedule, scenario.parallelism.pp or 1)
     return job_memory(rank_of(scenario), stages, schedule_table(scenario))
 
 
@@ -127,16 +130,21 @@ def recipe_warnings(scenario: Scenario) -> list[str]:
     """What is allowed but rarely meant."""
     found = []
     optimizer, pp = scenario.training.optimizer, scenario.parallelism.pp or 1
-    if scenario.parallelism.placement == "leaf_aware":
-        found.append(
-            "placement: leaf_aware fills nodes in the cluster's order, as contiguous does: it changes nothing yet"
-        )
     if optimizer.zero_stage >= 2 and pp > 1:
         found.append(
             f"zero_stage {optimizer.zero_stage} with pp {pp} communicates in every microbatch; "
             "Megatron and DeepSpeed pair pipelines with stage 1"
         )
-    if scenario.training.recompute == "selective" and scenario.training.attention == "flash":
+    layers, schedule = scenario.model.num_layers, scenario.training.schedule
+    sizes = stage_layers(schedule, layers, pp)
+    if not schedule.says_layers and len(set(sizes)) > 1:
+        found.append(
+            f"{layers} layers do not divide into {len(sizes)} stages: the first {sizes.count(sizes[0])} have {sizes[0]}"
+            f" and the others {sizes[-1]}; training.schedule says otherwise (layers, first_stage_layers,"
+            " last_stage_layers, embedding_and_loss_as_layers)"
+        )
+    modules = set(scenario.training.recompute_modules) - {"core_attn"}
+    if scenario.training.recompute == "selective" and scenario.training.attention == "flash" and not modules:
         found.append("recompute: selective has nothing to drop: flash attention keeps no scores")
     idle = scenario.cluster.gpus - scenario.gpus - spare_gpus(scenario)
     if idle > 0:
@@ -206,8 +214,48 @@ def _node_bandwidth(scenario: Scenario) -> float:
     return float(nic.bandwidth * nic.efficiency * (nic.per_node or topology.gpus_per_node))
 
 
-MAX_STEPS = 4_000_000
-"""Chains, collectives and messages of a step. Assumption: about two minutes; the GPT-4 step has 80,000 of them."""
+MAX_STEPS = 20_000_000
+"""Chains, collectives and messages of a step. Assumption: a minute; 1,024 ranks of the 175B step have 16.5 million
+without folding, the folded GPT-4 step some ten thousand."""
+MAX_UNFOLDED = 1_000_000
+"""Forward and backward passes of a step without folding. Assumption: a minute or two, and some gigabytes."""
+
+
+class Shortcuts(NamedTuple):
+    """Exact reductions of work, each of which can be switched off to see that it changes nothing.
+
+    Attributes
+    ----------
+    fold
+        Simulate equal ranks once.
+    fuse
+        Run kernels and collectives that nothing disturbs in one go.
+    skip
+        Jump over the repeating middle of the schedule.
+    """
+
+    fold: bool = True
+    fuse: bool = True
+    skip: bool = True
+
+
+ALL_SHORTCUTS = Shortcuts()
+
+
+def _refuse_crowd(scenario: Scenario, shortcuts: Shortcuts) -> None:
+    """Refuse to simulate every rank of a large job.
+
+    Raises
+    ------
+    LayoutError
+        Says how many actions there would be.
+    """
+    actions = scenario.gpus * 2 * scenario.num_microbatches * scenario.training.schedule.chunks
+    if not shortcuts.fold and actions > MAX_UNFOLDED:
+        raise LayoutError(
+            f"without folding {scenario.gpus:,} ranks run {actions:,} forward and backward passes; at most"
+            f" {MAX_UNFOLDED:,} are simulated; leave --no-fold out, or use fewer GPUs or microbatches"
+        )
 
 
 def _refuse_endless(program: StepProgram) -> None:
@@ -228,16 +276,18 @@ def _refuse_endless(program: StepProgram) -> None:
 
 def build(scenario: Scenario) -> ClusterGraph:
     """Graph of the scenario's cluster."""
-    return build_cluster(scenario.cluster)
+    return build_cluster(scenario.cluster, scenario.conditions)
 
 
-def simulate(scenario: Scenario, progress: Progress | None = None) -> Simulation:
+def simulate(scenario: Scenario, progress: Progress | None = None, shortcuts: Shortcuts = ALL_SHORTCUTS) -> Simulation:
     """Simulate one step and, where `tokens` says how long the run is, the campaign.
 
     Parameters
     ----------
     progress
         Called with what is being done and the fraction of it that is done.
+    shortcuts
+        Which exact reductions to use.
 
     Raises
     ------
@@ -249,25 +299,29 @@ def simulate(scenario: Scenario, progress: Progress | None = None) -> Simulation
     tell = progress or (lambda _what, _fraction: None)
     memory = plan_memory(scenario)
     notes = [*fit_or_refuse(scenario, memory), *recipe_warnings(scenario)]
+    _refuse_crowd(scenario, shortcuts)
     tell("cluster", 0.0)
     cluster = build(scenario)
     tell("program", 0.0)
-    program = build_program(scenario, cluster)
+    program = build_program(scenario, cluster, folded=shortcuts.fold)
     _refuse_endless(program)
     tell("step", 0.0)
-    step = simulate_step(program)
+    step = simulate_step(program, fuse=shortcuts.fuse, skip=shortcuts.skip)
+    if not scenario.training.schedule.synchronous:
+        step = own_time(step)
     campaign = campaign_numbers = None
     plan = plan_campaign(scenario, step.step_time)
     if plan is not None:
         campaign = simulate_campaign(plan, scenario.seed, progress=lambda fraction: tell("campaign", fraction))
         campaign_numbers = campaign_figures(scenario, campaign, spare_gpus(scenario))
+    trust, doubts = uncertainty(scenario)
     return Simulation(
         scenario,
         program,
         step,
         memory,
         campaign,
-        step_figures(scenario, program, step),
+        {**step_figures(scenario, program, step), "uncertainty": trust},
         campaign_numbers,
-        tuple(notes),
+        (*notes, *doubts),
     )

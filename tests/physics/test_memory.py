@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from simulator.physics.layers.rank import Rank
 from simulator.physics.memory import (
+    COMMUNICATOR_BYTES,
     CONTEXT_BYTES,
     StageMemory,
     check_capacity,
@@ -20,11 +22,13 @@ from simulator.physics.memory import (
     rank_memory,
     stage_activations,
 )
-from simulator.physics.schedules.tables import build_table
+from simulator.physics.memory.cuts import cut_by_cost
+from simulator.physics.memory.working import WORKSPACE_BYTES, weight_shapes
+from simulator.physics.schedules.tables import Action, build_table
 from simulator.physics.stages import LocalParameters, cut, stage_parameters
 from simulator.scenario.scenario import MODELS, load_model
 from simulator.scenario.transformer import Transformer
-from tests.physics.shapes import gpt, make_rank
+from tests.physics.shapes import gpt, make_rank, ranks
 
 S, H, A = 256, 512, 8  # sequence, hidden size and heads of `gpt`
 
@@ -79,6 +83,13 @@ def test_experts_are_sharded_over_their_own_replicas() -> None:
     model = gpt(moe={"num_experts": 8, "top_k": 1, "ffn_hidden_size": 64})
     rank = make_rank(model, dp=8, cp=2, ep=4, optimizer={"zero_stage": 1})
     assert model_state_bytes(rank, LocalParameters(1600.0, 400.0))["optimizer"] == 12 * (1600 / 16 + 400 / 4)
+
+
+def test_shard_groups_repeat_their_copy() -> None:
+    """Dp 64 in groups of 8: what is sharded is divided by 8, and every group has all of it."""
+    assert states(3, 8e9, shard_group=8) == 16 * 8e9 / 8
+    assert states(1, 8e9, shard_group=8) == (4 + 12 / 8) * 8e9
+    assert states(0, 8e9, shard_group=8) == 16 * 8e9
 
 
 @given(st.sampled_from([0, 1, 2, 3]), st.sampled_from([1, 2, 8, 64]))
@@ -245,11 +256,10 @@ def test_parts_of_a_stage(pp: int, m: int, recompute: str) -> None:
 
 
 def buffers(**changes: Any) -> float:
-    """Buffers of the only stage, apart from communicators."""
+    """Buffers of the only stage."""
     rank = make_rank(gpt(), **changes)
-    communicators = 0.15e9 * sum(degree > 1 for degree in (rank.parallelism.tp, rank.parallelism.dp))
     (stage,) = memory(rank, pp=1, m=4)
-    return stage.parts["buffers"] - communicators
+    return stage.parts["buffers"]
 
 
 def test_buffers_of_a_layer_at_work() -> None:
@@ -325,7 +335,8 @@ def test_llama_65b_as_we_plan_it() -> None:
     layers = 80 * 2048 * (16 * 8192 + 6 * 22016 + 4 * 64) / 8
     ends = 4 * 2048 * 8192 / 8
     assert found.parts["activations"] == pytest.approx(layers + ends)
-    assert found.total == pytest.approx(24e9, rel=0.01)
+    assert found.allocated + found.parts["context"] + found.parts["communicators"] == pytest.approx(24e9, rel=0.01)
+    assert found.total - found.reserved == found.parts["context"] + found.parts["communicators"]
 
 
 def test_worst_moment_depends_on_the_order() -> None:
@@ -335,3 +346,178 @@ def test_worst_moment_depends_on_the_order() -> None:
     flush, alternate = (build_table(kind, pp=1, num_microbatches=2)[0] for kind in ("gpipe", "1f1b"))
     held = [rank_memory(rank, 0, (stage,), actions).parts["activations"] for actions in (flush, alternate)]
     assert held[0] == 2 * held[1] > 0
+
+
+# --- recomputation by module -----------------------------------------------------------------------------------------
+
+MOE = {"num_experts": 8, "top_k": 2, "ffn_hidden_size": 64, "num_shared_experts": 1}
+MLA = {"kv_lora_rank": 64, "q_lora_rank": 96, "qk_nope_head_dim": 32, "qk_rope_head_dim": 16, "v_head_dim": 24}
+
+
+@pytest.mark.parametrize(
+    ("module", "model", "dropped"),
+    [
+        ("core_attn", {}, 2 * A * S * S),
+        ("layernorm", {}, 4 * S * H),
+        ("mlp", {}, 16 * S * H),
+        ("mlp", {"activation": "swiglu"}, 24 * S * H),
+        ("moe", {"moe": MOE}, 2 * 2 * S * H + 2 * 2 * 2 * S * 64 + 2 * 2 * S * 64),
+        ("moe_act", {"moe": MOE}, 2 * 2 * S * 64),
+        ("shared_experts", {"moe": MOE}, 2 * 2 * S * 64),
+        ("mla_up_proj", {"mla": MLA, "linear_bias": False, "position": "rotary"}, 2 * S * A * (48 + 48 + 24)),
+    ],
+)
+def test_recomputed_modules_drop_what_they_can_make_again(module: str, model: dict[str, Any], dropped: float) -> None:
+    """Megatron-Core's list, one by one, tp 1, no dropout; T = 256 tokens, h = 512, 8 heads.
+
+    Scores 2as²; two norms' outputs 2sh each; GELU's input and output 2s·4h each, of SwiGLU three; a mixture's copies of
+    2 experts a token with their inner widths, and the shared expert; the activation function's output in experts; Q
+    and K of 48 and V of 24 a head.
+    """
+    shape = gpt(**model)
+    recipe: dict[str, Any] = {"attention": "unfused" if module == "core_attn" else "flash", "dropout": False}
+    whole = kept(shape, **recipe)
+    modules = (module,)
+    less = kept(shape, recompute="selective", recompute_modules=modules, **recipe)
+    assert whole - less == pytest.approx(dropped)
+    assert kept(shape, recompute="none", recompute_modules=modules, **recipe) == whole
+
+
+def test_recomputing_every_module_keeps_inputs_only() -> None:
+    """Of a layer the two norms' inputs stay (2sh each), Q, K, V and output (8sh), and the rows' statistics."""
+    modules = ("core_attn", "layernorm", "mlp")
+    left = kept(attention="flash", dropout=False, recompute="selective", recompute_modules=modules)
+    assert left == 4 * S * H + 8 * S * H + 4 * S * A
+
+
+@given(ranks())
+def test_recomputing_more_never_keeps_more(rank: Rank) -> None:
+    """Any model, split and recipe: everything, the list's modules, nothing; and never less than the layers' inputs."""
+    every = ("core_attn", "mlp", "moe", "layernorm", "moe_act", "shared_experts", "mla_up_proj")
+
+    def left(**changes: Any) -> float:
+        training = rank.training.model_copy(update=changes)
+        stage = cut(rank.model, 1)[0]
+        return stage_activations(dataclasses.replace(rank, training=training), stage)
+
+    full, listed = left(recompute="full"), left(recompute="selective", recompute_modules=every)
+    core, none = left(recompute="selective"), left(recompute="none")
+    assert 0 < full < listed <= core <= none
+
+
+# --- moments and totals ----------------------------------------------------------------------------------------------
+
+
+def test_totals_add_up() -> None:
+    """Allocated + reserve = reserved; + communicators and context = device."""
+    (found,) = memory(make_rank(gpt(), tp=2, dp=2), pp=1, m=4)
+    reserve = 0.1 * (found.parts["activations"] + found.parts["working"])
+    assert found.parts["reserve"] == pytest.approx(reserve)
+    assert found.reserved == pytest.approx(found.allocated + reserve)
+    assert found.total == pytest.approx(found.reserved + 2 * COMMUNICATOR_BYTES + CONTEXT_BYTES)
+    assert found.needed == found.total
+    assert found.largest(1) == [("context", CONTEXT_BYTES)]
+
+
+def test_working_memory_of_a_layer() -> None:
+    """Gradients of GELU's input, 2 T 4h, and of the layer's input and output, 2 · 2 T h; logits are larger or not."""
+    first, last = memory(make_rank(gpt(vocab_size=100_000)), pp=2, m=4)
+    assert first.parts["working"] == 2 * S * 4 * H + 2 * 2 * S * H
+    assert last.parts["working"] == 0
+    assert last.parts["logits"] == 6 * S * 100_000
+
+
+def test_split_backward_keeps_what_its_weight_half_needs() -> None:
+    """ArXiv 2401.10241, table 1: sbh (34 + 5as / h) from F to I, 32 sbh from I to W. F I F W I W holds both once."""
+    rank = make_rank(gpt(), attention="unfused", dropout=True)
+    stage = cut(rank.model, 4)[1]
+    order = [("F", 0), ("I", 0), ("F", 1), ("W", 0), ("I", 1), ("W", 1)]
+    found = rank_memory(rank, 0, (stage,), [Action(1, kind, microbatch) for kind, microbatch in order])
+    assert found.in_flight == 2
+    assert found.parts["activations"] == S * H * (34 + 5 * A * S / H) + 32 * S * H
+
+
+def test_stages_that_share_a_rank() -> None:
+    """A rank holds the stages of its row, whatever their numbers: here the first and the last of two."""
+    rank = make_rank(gpt())
+    stages = cut(rank.model, 2)
+    row = (Action(0, "F", 0), Action(1, "F", 0), Action(1, "B", 0), Action(0, "B", 0))
+    (found,) = job_memory(rank, stages, (row,))
+    both = [model_state_bytes(rank, stage_parameters(rank, stage))["weights"] for stage in stages]
+    assert found.parts["weights"] == sum(both)
+    assert found.in_flight == 2
+
+
+# --- habits of software stacks ----------------------------------------------------------------------------------------
+
+
+def test_transformer_engine_keeps_a_dummy_of_each_weight_shape() -> None:
+    """Four linears of a layer, 12 h² · 2 bytes, however many layers; beside them the output layer's own, 2vh, at work.
+
+    There logits' gradients take 2 T v, the weight 2 v h, input and output 2 · 2 T h.
+    """
+    rank = make_rank(gpt(tied_embeddings=False), stack="megatron-core-no-overlap")
+    assert sum(a * b for a, b in weight_shapes(rank, 0)) == 12 * H * H
+    (found,) = memory(rank, pp=1, m=4)
+    assert found.parts["loose_gradients"] == 2 * 12 * H * H
+    logits = 2 * S * 1024
+    assert found.parts["logits"] == logits
+    assert found.parts["working"] == 2 * S * 1024 + 2 * 1024 * H + 4 * S * H - logits
+
+
+def test_nanotron_keeps_more_of_a_layer() -> None:
+    """Q in the packed tensor 6sh beside K, V copies 4sh and output 2sh; SwiGLU four tensors; norms in and out 8sh."""
+    model = gpt(activation="swiglu", ffn_hidden_size=1024, linear_bias=False, norm="rmsnorm")
+    found = kept(model, attention="flash", dropout=False, tp=2, stack="nanotron-2024")
+    assert found == (8 * S * H + 12 * S * H + 4 * 2 * S * 1024 + 4 * S * A) / 2
+
+
+@pytest.mark.parametrize(
+    ("zero_stage", "dp", "bytes_a_parameter"), [(0, 1, 18.0), (0, 4, 20.0), (1, 4, 2 + 4 + 12 / 4 + 4 + 2 / 4)]
+)
+def test_nanotron_at_its_optimizer_step(zero_stage: int, dp: int, bytes_a_parameter: float) -> None:
+    """2 + 4 + 12 per parameter; DDP's 16-bit buckets; with ZeRO-1 gradients copied flat and the shard's weights."""
+    rank = make_rank(gpt(), dp=dp, optimizer={"zero_stage": zero_stage}, stack="nanotron-2024")
+    (found,) = memory(rank, pp=1, m=4)
+    parameters = sum(stage_parameters(rank, cut(rank.model, 1)[0]))
+    assert found.optimizer_step == pytest.approx(bytes_a_parameter * parameters + WORKSPACE_BYTES)
+
+
+def test_frees_wait_for_the_gpu_but_never_overflow() -> None:
+    """Tp 2, 4 layers: 2.8 · 4 buffers of 2 T h pile up; where memory is short only what is left of it."""
+    rank = make_rank(gpt(), tp=2, stack="nanotron-2024")
+    (found,) = memory(rank, pp=1, m=4)
+    assert found.parts["deferred"] == pytest.approx(2.8 * 4 * 2 * S * H)
+    assert found.needed == pytest.approx(found.total - found.parts["deferred"])
+    small = dataclasses.replace(rank, accelerator=rank.accelerator.model_copy(update={"memory": found.needed + 1.0}))
+    (tight,) = memory(small, pp=1, m=4)
+    assert tight.parts["deferred"] == pytest.approx(1.0, abs=1e-3)
+    assert memory(make_rank(gpt(), tp=2, pp=2, stack="nanotron-2024"), pp=2, m=4)[0].parts["deferred"] == 0
+
+
+def test_stages_of_equal_cost() -> None:
+    """Nanotron's Llama of 1.34B: an output layer of 131,072 · h is worth 4 layers of 4h² + 3 · 4h · h.
+
+    16 + 4 = 20 over 2 stages: the tenth layer reaches the half, the eleventh passes it. Over 4 each 5 reach a quarter.
+    """
+    model = gpt(
+        num_layers=16, hidden_size=2048, num_attention_heads=32, ffn_hidden_size=8192, vocab_size=131_072,
+        activation="swiglu", linear_bias=False,
+    )  # fmt: skip
+
+    def sizes(pp: int, *, reached: bool) -> list[int]:
+        return [len(stage.layers) for stage in cut_by_cost(model, pp, reached=reached)]
+
+    assert sizes(2, reached=False) == [11, 5]
+    assert sizes(2, reached=True) == [10, 6]
+    assert sizes(4, reached=True) == [5, 5, 5, 1]
+    assert sizes(32, reached=False)[-3:] == [0, 0, 0]
+
+
+@given(st.integers(1, 48), st.sampled_from([1, 2, 4, 8, 16]), st.booleans())
+def test_every_layer_has_one_stage(layers: int, pp: int, reached: bool) -> None:
+    """Stages hold the layers in order, one the embedding and one the output layer."""
+    stages = cut_by_cost(gpt(num_layers=layers), pp, reached=reached)
+    assert [layer for stage in stages for layer in stage.layers] == list(range(layers))
+    assert [stage.embedding for stage in stages] == [True] + [False] * (pp - 1)
+    assert sum(stage.output for stage in stages) == 1

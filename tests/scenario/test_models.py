@@ -19,6 +19,7 @@ gpt3-125m gpt3-350m gpt3-760m gpt3-1.3b gpt3-2.7b gpt3-6.7b gpt3-13b gpt3-175b
 megatron-1.7b megatron-3.6b megatron-7.5b megatron-18b megatron-39b megatron-76b megatron-145b megatron-310b
 megatron-530b megatron-1t megatron-8.3b megatron-22b mt-nlg-530b turing-nlg-17b
 bloom-176b palm-540b opt-175b gpt-neox-20b
+gpt-oss-120b qwen3-30b-a3b nanotron-3.6b
 llama-7b llama-13b llama-33b llama-65b llama2-7b llama2-13b llama2-70b llama3-8b llama3-70b llama3.1-405b
 mixtral-8x7b mixtral-8x22b deepseek-v2 deepseek-v3 gshard-600b qwen2.5-72b qwen3-235b-a22b gpt4-1.8t
 """

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from simulator.errors import LayoutError, ScenarioError
+from simulator.physics.collectives.algorithms import ALGORITHMS
 from simulator.scenario.scenario import load, load_cluster, model_names
+from simulator.scenario.training import Algorithm
 from tests.small import load_small
 
 
@@ -73,3 +76,25 @@ def test_unknown_names_offer_the_nearest() -> None:
     with pytest.raises(ScenarioError, match="did you mean 'gpt3-175b'"):
         load("megatron-175b-1024", ["model=gpt3-175"])
     assert len(model_names()) > 40
+
+
+def test_an_override_reaches_into_the_files_that_a_scenario_names() -> None:
+    """A shipped cluster or model can be varied without a copy; a wrong field of it is refused as one of its own."""
+    scenario = load("gpt4-a100", ["cluster.topology.nodes=12800", "model.vocab_size=51200"])
+    assert scenario.cluster.gpus == 102_400
+    assert scenario.model.vocab_size == 51_200
+    with pytest.raises(ScenarioError, match="did you mean 'nodes'"):
+        load("gpt4-a100", ["cluster.topology.nodess=12800"])
+
+
+def test_an_imbalance_of_nothing_is_refused() -> None:
+    """Without experts on several ranks there is nothing to unbalance; one rank cannot receive more than all."""
+    with pytest.raises(LayoutError, match="needs experts on several ranks"):
+        load("llama-65b-2048", ["training.expert_imbalance=0.2"])
+    with pytest.raises(LayoutError, match="use less than 15"):
+        load("gpt4-a100", ["training.expert_imbalance=15"])
+
+
+def test_an_axis_can_be_given_any_algorithm_there_is() -> None:
+    """What the scenario may name is what collectives have."""
+    assert set(get_args(Algorithm)) == set(ALGORITHMS)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from simulator.scenario.stacks import _FILE, Stack, read_stacks
+from simulator.scenario.stacks import CATALOGUE, Stack, find_stack, read_stacks
 from simulator.scenario.training import Training
 
 STACKS = read_stacks()
@@ -16,7 +16,7 @@ STACKS = read_stacks()
 
 def test_names_are_unique() -> None:
     """No entry of the file hides another one."""
-    names = [entry["name"] for entry in yaml.safe_load(_FILE.read_text(encoding="utf-8"))]
+    names = [entry["name"] for entry in yaml.safe_load(CATALOGUE.read_text(encoding="utf-8"))]
     assert names == list(STACKS)
 
 
@@ -55,3 +55,35 @@ def test_a_wrong_entry_is_refused(field: str, value: Any) -> None:
     assert Stack.model_validate(content) == STACKS["generic"]
     with pytest.raises(ValidationError, match=field):
         Stack.model_validate({**content, field: value})
+
+
+def test_the_longest_prefix_wins() -> None:
+    """Case does not matter; what nobody names is nobody's."""
+    found = {
+        "Megatron-LM 2020": "megatron-2020",
+        "megatron-lm fork (zero-bubble)": "zero-bubble-2023",
+        "Megatron-LM 1234567": "megatron-core-2024",
+        "NeMo 26.04.01 container, Megatron-Bridge": "nemo-2026",
+        "NeMo": "nemo-2025",
+    }
+    for software, name in found.items():
+        stack = find_stack(software)
+        assert stack is not None
+        assert stack.name == name
+    assert find_stack("HomeBrew 1.0") is None
+
+
+def test_no_software_belongs_to_two_stacks() -> None:
+    """A prefix is written once."""
+    prefixes = [prefix.lower() for stack in STACKS.values() for prefix in stack.software]
+    assert len(prefixes) == len(set(prefixes))
+
+
+@pytest.mark.parametrize("stack", STACKS.values(), ids=STACKS)
+def test_a_factor_is_fitted_or_taken_from_a_neighbour(stack: Stack) -> None:
+    """A factor other than 1 has a fit to calibration rows or names the stack that it is from."""
+    if stack.prior is not None:
+        assert stack.compute_efficiency == STACKS[stack.prior].compute_efficiency
+    elif stack.compute_efficiency != 1:
+        assert stack.fit is not None
+        assert stack.fit.rows >= 1

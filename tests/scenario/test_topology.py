@@ -10,6 +10,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from simulator.errors import ScenarioError
+from simulator.scenario.scenario import load_cluster
 from simulator.scenario.topology import Cluster
 
 TOPOLOGIES = sorted((Path(__file__).parents[2] / "topologies").glob("*.yaml"))
@@ -21,6 +23,14 @@ RAILS: dict[str, Any] = {
 }  # fmt: skip
 TREE: dict[str, Any] = RAILS | {"kind": "fat_tree"}
 RACKS: dict[str, Any] = {"kind": "nvl72", "racks": 2, "scale_up": SCALE_UP}
+PLANES: dict[str, Any] = RAILS | {"kind": "dual_plane"}
+TORUS: dict[str, Any] = {"kind": "torus", "dims": [4, 4, 2], "link": {"bandwidth": "50 GB/s"}}
+DRAGONFLY: dict[str, Any] = {
+    "kind": "dragonfly", "groups": 9, "routers_per_group": 4, "nodes_per_router": 2, "global_links": 2,
+    "scale_up": SCALE_UP, "nic": NIC,
+}  # fmt: skip
+WIRE: dict[str, Any] = {"between": ["gpu0", "gpu1"], "bandwidth": "1 GB/s"}
+WIRES: dict[str, Any] = {"kind": "explicit", "gpus": 2, "links": [WIRE]}
 
 
 def cluster(topology: dict[str, Any], **fields: Any) -> Cluster:
@@ -69,6 +79,9 @@ def test_every_block_of_a_shipped_machine_names_its_source(path: Path) -> None:
         ("a100-2048-roce", 2_144),
         ("rsc-a100", 16_000),
         ("h100-roce-512", 512),
+        ("hpn-15k", 15_360),
+        ("megascale-12k", 12_288),
+        ("tpu-v4-pod", 4_096),
     ],
 )
 def test_published_sizes_of_the_shipped_machines(name: str, gpus: int) -> None:
@@ -99,6 +112,9 @@ def test_quantities_arrive_in_si_units() -> None:
         (RAILS, 4, 32),
         (RACKS, 36, 144),  # 2 racks of 18 trays of 4
         ({"kind": "explicit", "gpus": 5, "gpus_per_node": 2, "links": []}, 3, 5),
+        (PLANES, 4, 32),
+        (TORUS, 8, 32),
+        (DRAGONFLY, 72, 576),
     ],
     ids=lambda value: value["kind"] if isinstance(value, dict) else None,
 )
@@ -117,7 +133,11 @@ def test_families_count_nodes_and_gpus(topology: dict[str, Any], nodes: int, gpu
         TREE,
         RACKS,
         RACKS | {"nic": NIC, "switch_ports": 64},
-        {"kind": "explicit", "gpus": 2, "links": [{"between": ["gpu0", "gpu1"], "bandwidth": "1 GB/s"}]},
+        RAILS | {"routing": "ecmp", "routing_seed": 3},
+        PLANES,
+        TORUS | {"chips": 32, "wrap": [True, False, True]},
+        DRAGONFLY | {"global_bandwidth": "1 GB/s"},
+        WIRES,
     ],
     ids=lambda topology: topology["kind"],
 )
@@ -158,6 +178,36 @@ def test_an_accelerator_may_be_written_inline_and_is_kept_as_given() -> None:
         (TREE | {"spines": None}, "needs spines, or switch_ports"),
         (RACKS | {"gpus_per_rack": 70}, "gpus_per_rack 70 is not a multiple"),
         (RACKS | {"nic": NIC}, "needs spines, or switch_ports"),
+        (RAILS | {"nodes_per_leaf": 5}, "nodes_per_leaf 5 is more than the 4 nodes; use at most 4"),
+        (RAILS | {"oversubscription": [-7]}, "greater than 0"),
+        (RAILS | {"nic": NIC | {"efficiency": 0}}, "greater than 0"),
+        (RAILS | {"nic": NIC | {"bandwidth": "-200 Gbps"}}, "not negative"),
+        (RAILS | {"fabric_efficiency": 1.5}, "less than or equal to 1"),
+        (RAILS | {"routing": "random"}, "'spray' or 'ecmp'"),
+        (RAILS | {"routing_seed": -1}, "greater than or equal to 0"),
+        (PLANES | {"planes": 1}, "greater than or equal to 2"),
+        (BOX | {"fabric": "cube_mesh", "gpus_per_node": 16}, "joins 8 GPUs, not gpus_per_node 16"),
+        (BOX | {"fabric": "full_mesh", "gpus_per_node": 1}, "at least 2"),
+        (
+            BOX | {"fabric": "full_mesh", "scale_up": SCALE_UP | {"in_network_reduction": True}},
+            "needs a switch that sums",
+        ),
+        (TORUS | {"chips": 64}, "dims 4 x 4 x 2 are 32 chips, not the 64 of chips"),
+        (TORUS | {"dims": [4, 0]}, "greater than 0"),
+        (TORUS | {"dims": []}, "at least 1 item"),
+        (TORUS | {"dims": [3, 3]}, "no multiple of gpus_per_node 4"),
+        (TORUS | {"wrap": [True]}, "wrap has 1 entries for 3 dims"),
+        (TORUS | {"link": {"bandwidth": "0 GB/s"}}, "more than zero"),
+        (DRAGONFLY | {"groups": 10}, "= 8 links leave a group, too few for the 9 other groups"),
+        (DRAGONFLY | {"nic": NIC | {"per_node": 9}}, "per_node 9 is more than gpus_per_node 8"),
+        (WIRES | {"links": [WIRE | {"between": ["gpu0", "gpu2"]}]}, "'gpu2' is neither a switch nor one of gpu0"),
+        (WIRES | {"links": [WIRE, WIRE | {"between": ["gpu1", "gpu0"]}]}, "gpu1 - gpu0 is there twice"),
+        (WIRES | {"links": [WIRE | {"between": ["gpu0", "gpu0"]}]}, "gpu0 - gpu0 is a loop"),
+        (WIRES | {"links": [WIRE | {"bandwidth": "0 GB/s"}]}, "more than zero"),
+        (WIRES | {"links": [WIRE | {"efficiency": 0}]}, "greater than 0"),
+        (WIRES | {"switches": ["a", "a"]}, "'a' is there twice"),
+        (WIRES | {"switches": ["gpu1"]}, "'gpu1' is there twice, or is a GPU"),
+        (WIRES | {"gpus": 0}, "greater than 0"),
     ],
 )
 def test_contradictions_are_refused_with_the_value_and_what_is_allowed(topology: dict[str, Any], words: str) -> None:
@@ -177,4 +227,59 @@ def test_the_schema_tells_every_family() -> None:
     """The JSON schema of a cluster discriminates on `kind`."""
     schema = Cluster.model_json_schema()
     mapping = schema["properties"]["topology"]["discriminator"]["mapping"]
-    assert set(mapping) == {"nvlink_box", "nvl72", "rail_clos", "fat_tree", "explicit"}
+    assert set(mapping) == {
+        "nvlink_box",
+        "nvl72",
+        "rail_clos",
+        "fat_tree",
+        "dual_plane",
+        "torus",
+        "dragonfly",
+        "explicit",
+    }
+
+
+MACHINE = """\
+name: mine
+accelerator: a100-80gb
+topology:
+  kind: explicit
+  gpus: 2
+  switches: [a]
+  links:
+    - {between: [gpu0, a], bandwidth: 1 GB/s}
+    - {between: [gpu1, a], bandwidth: 1 GB/s}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "words"),
+    [
+        ("gpu1, a", "gpu1, gpu2", 9, "'gpu2' is neither a switch nor one of gpu0 to gpu1; did you mean 'gpu"),
+        ("gpu1, a", "a, gpu0", 9, r"topology\.links\.1: a - gpu0 is there twice"),
+        ("gpu1, a", "a, a", 9, r"topology\.links\.1: a - a is a loop"),
+        ("switches: [a]", "switches: [a, a]", 6, r"topology\.switches\.1: 'a' is there twice"),
+        (
+            "a], bandwidth: 1 GB/s}\n    - {between: [gpu1",
+            "a], bandwidth: 0 GB/s}\n    - {between: [gpu1",
+            8,
+            "more than zero",
+        ),
+        ("gpus: 2", "gpus: 0", 5, "at least 1|more than 0"),
+        ("kind: explicit", "kind: explizit", 4, "did you mean 'explicit'"),
+        ("  gpus: 2", "  gpus: 2\n  gpus: 3", 6, "duplicate key 'gpus' on lines 5 and 6"),
+        ("[gpu0, a]", "&x [gpu0, *x]", 8, "an alias refers to a value that contains it"),
+        ("name: mine", "name: mine\nname: yours", 2, "duplicate key 'name'"),
+    ],
+)
+def test_a_wrong_cluster_file_is_answered_with_one_line_that_names_the_place(
+    tmp_path: Path, old: str, new: str, line: int, words: str
+) -> None:
+    """File, line, element and what is allowed; recursive and doubled definitions too."""
+    path = tmp_path / "mine.yaml"
+    assert old in MACHINE
+    path.write_text(MACHINE.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(ScenarioError, match=words) as error:
+        load_cluster(str(path))
+    assert (error.value.file, error.value.line) == (str(path), line)
+    assert "\n" not in str(error.value)

@@ -51,7 +51,7 @@ def test_schedule_by_name() -> None:
         ({"kind": "interleaved", "vpp": 1}, "an interleaved schedule needs vpp of at least 2"),
         ({"kind": "1f1b", "vpp": 2}, "vpp 2 needs kind: interleaved; 1f1b runs one chunk per rank"),
         ({"kind": "gpipe", "vpp": 3}, "vpp 3 needs kind: interleaved; gpipe runs one chunk per rank"),
-        ("zigzag", "Input should be 'gpipe', '1f1b' or 'interleaved'"),
+        ("zigzag", "Input should be 'gpipe', '1f1b', 'interleaved', 'zb-h1'"),
     ],
 )
 def test_chunks_and_interleaving_belong_together(schedule: Any, message: str) -> None:

@@ -81,7 +81,7 @@ def test_fewer_than_two_are_refused(count: int, pair: list[str]) -> None:
 @pytest.mark.parametrize(
     ("override", "kind", "message"),
     [
-        ("parallelism.pp=3", LayoutError, r"^narrow\.yaml:\d+: parallelism: .*pp 3"),
+        ("parallelism.tp=3", LayoutError, r"^narrow\.yaml:\d+: parallelism: .*tp 3"),
         ("model.hidden_size=65536", CapacityError, r"^narrow\.yaml: pipeline stage"),
         ("cluster.storage=null", ScenarioError, r"^narrow\.yaml: reliability\.checkpoint\.save_time"),
     ],

@@ -249,6 +249,11 @@ def test_each_recipe_shows_its_own_part(tmp_path: Path) -> None:
 # --- memory, campaign, warnings --------------------------------------------------------------------------------------
 
 
+def said(scenario: Scenario) -> list[str]:
+    """Warnings, but for the one that no measured run is like this tiny one."""
+    return [text for text in simulate(scenario).warnings if not text.startswith("outside validated ground")]
+
+
 def test_a_model_that_does_not_fit_is_refused_or_warned_about(tmp_path: Path) -> None:
     """The message quotes need, capacity, the largest parts and ways out; `enforce: false` makes it a warning."""
     large: dict[str, Any] = {"model": {"num_layers": 32, "hidden_size": 16384, "ffn_hidden_size": 65536}}
@@ -305,14 +310,14 @@ def test_spares_are_the_nodes_left_over_unless_stated(spares: int | None, gpus: 
 )
 def test_warnings_say_what_is_rarely_meant(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     """A warning for each, and none for the plain scenario, whose spare node is counted as a spare."""
-    assert simulate(load_small(tmp_path)).warnings == ()
-    (warning,) = simulate(load_small(tmp_path, **changes)).warnings
+    assert said(load_small(tmp_path)) == []
+    (warning,) = said(load_small(tmp_path, **changes))
     assert message in warning
 
 
 def test_sharded_parameters_without_a_pipeline_are_no_reason_to_warn(tmp_path: Path) -> None:
     """ZeRO-3 is only rare beside a pipeline."""
-    assert simulate(load_small(tmp_path, **RECIPES["zero 3"])).warnings == ()
+    assert said(load_small(tmp_path, **RECIPES["zero 3"])) == []
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,8 @@ def test_expert_parallelism_sends_every_copy_there_and_back() -> None:
     """256 tokens · 2 copies · 512 · 2 bytes in dispatch and in combine, and the same for the gradients."""
     rank = moe_rank(ep=4)
     size = 256.0 * 2 * 512 * 2
-    assert collectives(moe_forward(rank), "ep") == [("all_to_all", size)] * 2
-    assert collectives(moe_backward(rank), "ep") == [("all_to_all", size)] * 2
+    assert collectives(moe_forward(rank), "ep") == [("dispatch", size), ("combine", size)]
+    assert collectives(moe_backward(rank), "ep") == [("dispatch", size), ("combine", size)]
     assert collectives(moe_forward(rank), "etp") == []
 
 
@@ -35,7 +35,7 @@ def test_expert_tensor_parallelism_gathers_between() -> None:
     """Tp = etp = 2 with sequence parallelism: each rank sends the copies of 128 tokens and gathers those of both."""
     rank = moe_rank(tp=2, ep=4)
     sent, gathered = 128.0 * 2 * 512 * 2, 256.0 * 2 * 512 * 2
-    there, back = [("all_to_all", sent), ("all_gather", gathered)], [("reduce_scatter", gathered), ("all_to_all", sent)]
+    there, back = [("dispatch", sent), ("all_gather", gathered)], [("reduce_scatter", gathered), ("combine", sent)]
     assert collectives(moe_forward(rank), "ep", "etp") == [*there, *back]
     assert collectives(moe_backward(rank), "ep", "etp") == [*there, *back]
 
@@ -44,7 +44,7 @@ def test_equal_rows_are_summed_without_sequence_parallelism() -> None:
     """All tp ranks hold all tokens: nothing to gather, partial outputs (and gradients of inputs) are summed."""
     rank = moe_rank(tp=2, ep=4, sequence_parallel=False)
     size = 256.0 * 2 * 512 * 2
-    expected = [("all_to_all", size), ("all_reduce", size), ("all_to_all", size)]
+    expected = [("dispatch", size), ("all_reduce", size), ("combine", size)]
     assert collectives(moe_forward(rank), "ep", "etp") == expected
     assert collectives(moe_backward(rank), "ep", "etp") == expected
 

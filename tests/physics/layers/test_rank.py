@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from simulator.physics.kernels import gemm_time
-from simulator.physics.layers.rank import Linear
+from simulator.physics.kernels.gemm import gemm_time
+from simulator.physics.kernels.streaming import memory_bound_time
+from simulator.physics.layers.layer import layer_backward, layer_forward, output_layer
+from simulator.physics.layers.rank import Linear, forwards
 from simulator.physics.operations import Kernel
 from tests.physics.shapes import flops, gpt, make_rank
 
@@ -67,3 +69,40 @@ def test_uneven_groups_count_the_rows_there_are() -> None:
     assert uneven.forward(rank).flops == pytest.approx(2 * 100 * 64 * 32, rel=1e-15)
     assert flops(uneven.backward(rank)) == pytest.approx(4 * 100 * 64 * 32, rel=1e-15)
     assert uneven.forward(rank).seconds == even.forward(rank).seconds
+
+
+def test_fp8_casts_what_its_gemms_read() -> None:
+    """Forward casts the input, once for two linears that share it; backward the output's gradient: 4 B an element."""
+    rank = make_rank(gpt(), accelerator="h100-sxm", precision="fp8")
+    first, second, sensitive = (
+        Linear("x", 256, 128, 64),
+        Linear("y", 256, 32, 64),
+        Linear("z", 256, 32, 64, dtype="bf16"),
+    )
+    assert [op.name for op in forwards(rank, [first, second]) if isinstance(op, Kernel)] == ["x.cast", "x", "y"]
+    assert [op.name for op in forwards(rank, [sensitive]) if isinstance(op, Kernel)] == ["z"]
+    cast, *_ = forwards(rank, [first])
+    gradient, *_ = first.backward(rank)
+    assert isinstance(cast, Kernel)
+    assert isinstance(gradient, Kernel)
+    assert cast.seconds == memory_bound_time(rank.accelerator, 4.0 * 256 * 64, "cast")
+    assert gradient.seconds == memory_bound_time(rank.accelerator, 4.0 * 256 * 128, "cast")
+    assert len(forwards(make_rank(gpt()), [first])) == 1
+
+
+def test_padding_takes_time_and_counts_no_flops() -> None:
+    """A vocabulary of 1001 runs as one of 1024, in both directions."""
+    rank = make_rank(gpt())
+    odd, even = Linear("x", 256, 1001, 64, n_multiple=128), Linear("x", 256, 1024, 64)
+    assert odd.forward(rank).seconds == even.forward(rank).seconds
+    assert flops([odd.forward(rank), *odd.backward(rank)]) == 3 * 2.0 * 256 * 1001 * 64
+
+
+@pytest.mark.parametrize("attention", ["flash", "unfused"])
+def test_no_kernel_of_a_layer_beats_light(attention: str) -> None:
+    """Every kernel knows its time at the speed of light and takes longer."""
+    rank = make_rank(gpt(), attention=attention)
+    ops = [*layer_forward(rank, 0), *layer_backward(rank, 0), *output_layer(rank, backward=False)]
+    kernels = [op for op in ops if isinstance(op, Kernel)]
+    assert kernels
+    assert all(0 < kernel.light < kernel.seconds for kernel in kernels)

@@ -1,0 +1,162 @@
+"""Commands that hold the models against measurements: `collectives` and `validate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from simulator.cli.options import JsonOption, OutputOption, app
+from simulator.cli.output import dump, progress_bar, refuse_existing, refuse_no_picture, write
+
+
+@app.command()
+def collectives(
+    cluster: Annotated[
+        str, typer.Option("--cluster", metavar="FILE", help="A topology file, or a shipped one's name.")
+    ],
+    op: Annotated[str, typer.Option("--op", help="all_reduce, all_gather, reduce_scatter, all_to_all, broadcast, ...")],
+    gpus: Annotated[int | None, typer.Option("--gpus", help="The first so many GPUs; all if left out.")] = None,
+    smallest: Annotated[str, typer.Option("--min", metavar="SIZE", help="Smallest size.")] = "1 KiB",
+    largest: Annotated[str, typer.Option("--max", metavar="SIZE", help="Largest size.")] = "8 GiB",
+    algorithm: Annotated[str | None, typer.Option("--algorithm", help="Not NCCL's choice but this one.")] = None,
+    as_json: JsonOption = False,
+    output: OutputOption = None,
+    picture: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Draw it, too: .png, .svg, .pdf.")
+    ] = None,
+) -> None:
+    """Predict a collective on an idle cluster over a range of sizes, as nccl-tests prints it."""
+    refuse_existing(output)
+    refuse_existing(picture)
+    refuse_no_picture(picture)
+    from simulator.studies.collectives import collective_table
+
+    table = collective_table(cluster, op, gpus, smallest, largest, algorithm)
+    if picture is not None:
+        from simulator.report.collectives import plot_collective
+
+        plot_collective(table, picture)
+    if as_json:
+        write(dump(table.figures()), output)
+    else:
+        from simulator.report.collectives import collective_report
+        from simulator.report.tables import render
+
+        write(render(collective_report(table), plain=output is not None), output)
+
+
+@app.command()
+def validate(
+    collective: Annotated[bool, typer.Option("--collectives", help="Timings of collectives.")] = False,
+    of_memory: Annotated[bool, typer.Option("--memory", help="Runs that fitted in memory or did not.")] = False,
+    kernels: Annotated[bool, typer.Option("--kernels", help="Timings of GEMMs and attention.")] = False,
+    cases: Annotated[Path | None, typer.Option("--cases", metavar="FILE.csv", help="Not the shipped rows.")] = None,
+    split: Annotated[str, typer.Option("--split", help="Of training runs: test, calibration, heldout or all.")] = "all",
+    group: Annotated[str | None, typer.Option("--group", metavar="NAME", help="Only this group of runs.")] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Processes; as many as processors.")] = None,
+    every_row: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write every row here, too.")] = None,
+    as_json: JsonOption = False,
+    output: OutputOption = None,
+) -> None:
+    """Compare predictions with measurements: training runs, if nothing else is asked for.
+
+    Rows that cannot be read make the exit code 1; rows that cannot be simulated are counted and named.
+    """
+    refuse_existing(output)
+    refuse_existing(every_row)
+    if of_memory:
+        _validate_memory(cases, every_row, as_json, output)
+        return
+    if kernels:
+        _validate_kernels(cases, every_row, as_json, output)
+        return
+    if not collective:
+        _validate_runs(cases, split, group, jobs, every_row, as_json, output)
+        return
+    from simulator.studies.validate import validate_collectives
+
+    found = validate_collectives(cases)
+    if as_json:
+        write(dump(found.figures()), output)
+    else:
+        from simulator.report.collectives import validation_report
+        from simulator.report.tables import render
+
+        write(render(validation_report(found), plain=output is not None), output)
+    for row in found.malformed:
+        typer.echo(f"trainsim: {cases}: row {row.row}: {row.reason}", err=True)
+    if found.malformed:
+        raise typer.Exit(1)
+
+
+def _validate_kernels(cases: Path | None, every_row: Path | None, as_json: bool, output: Path | None) -> None:
+    from simulator.studies.validate_kernels import validate_kernels
+
+    found = validate_kernels(cases)
+    if every_row is not None:
+        write(found.csv(), every_row)
+    if as_json:
+        write(dump(found.figures()), output)
+    else:
+        from simulator.report.kernels import kernel_report
+        from simulator.report.tables import render
+
+        write(render(kernel_report(found), plain=output is not None), output)
+    for row in found.malformed:
+        typer.echo(f"trainsim: {cases}: {row.row}: {row.reason}", err=True)
+    if found.malformed:
+        raise typer.Exit(1)
+
+
+def _validate_memory(cases: Path | None, every_row: Path | None, as_json: bool, output: Path | None) -> None:
+    from simulator.studies.validate_memory import validate_memory
+
+    found = validate_memory(cases)
+    if every_row is not None:
+        from simulator.report.memory import rows_csv
+
+        write(rows_csv(found), every_row)
+    if as_json:
+        write(dump(found.figures()), output)
+    else:
+        from simulator.report.memory import validation_report
+        from simulator.report.tables import render
+
+        write(render(validation_report(found), plain=output is not None), output)
+    for row in found.malformed:
+        typer.echo(f"trainsim: {cases}: {row.refused}", err=True)
+    if found.malformed:
+        raise typer.Exit(1)
+
+
+def _validate_runs(
+    cases: Path | None,
+    split: str,
+    group: str | None,
+    jobs: int | None,
+    every_row: Path | None,
+    as_json: bool,
+    output: Path | None,
+) -> None:
+    from simulator.studies.validate_runs import validate as validate_runs
+
+    with progress_bar() as progress:
+        tell = lambda done, rows: progress("rows", done / rows)  # noqa: E731
+        found = validate_runs(cases, split=split, group=group, jobs=jobs, tell=tell)
+    if every_row is not None:
+        from simulator.report.validation import rows_csv
+
+        write(rows_csv(found), every_row)
+    if as_json:
+        write(dump(found.figures()), output)
+    else:
+        from simulator.report.tables import render
+        from simulator.report.validation import validation_report as runs_report
+
+        write(render(runs_report(found), plain=output is not None), output)
+    for row in found.malformed:
+        typer.echo(f"trainsim: {cases or 'shipped rows'}: {row.refused}", err=True)
+    if found.malformed:
+        raise typer.Exit(1)
