@@ -44,3 +44,22 @@ def test_validate_exits_with_one_for_rows_it_cannot_read(tmp_path: Path) -> None
     assert broken.exit_code == 1
     assert "row 3: msg_bytes 'x' is not a number" in broken.stderr
     assert json.loads(output.read_text(encoding="utf-8"))["overall"]["rows"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--collectives", "--kernels"], "two tables"),
+        (["--kernels", "--split", "test"], "--split does not apply to --kernels"),
+        (["--memory", "--jobs", "2"], "--jobs does not apply to --memory"),
+        (["--collectives", "--csv", "rows.csv"], "--csv does not apply to --collectives"),
+    ],
+)
+def test_an_option_without_a_use_is_refused(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing that is asked for is passed over in silence."""
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(cli.app, ["validate", *arguments])
+    assert isinstance(result.exception, ScenarioError)
+    assert message in str(result.exception)

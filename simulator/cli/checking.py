@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from simulator.cli.options import JsonOption, OutputOption, app
 from simulator.cli.output import dump, progress_bar, refuse_existing, refuse_no_picture, write
+
+if TYPE_CHECKING:
+    from simulator.report.tables import Report
 
 
 @app.command()
@@ -66,69 +70,76 @@ def validate(
     """
     refuse_existing(output)
     refuse_existing(every_row)
+    chosen = {"--collectives": collective, "--memory": of_memory, "--kernels": kernels}
+    runs_only = {"--split": split != "all", "--group": group is not None, "--jobs": jobs is not None}
+    _refuse_unused(chosen, runs_only, {"--csv": collective and every_row is not None})
     if of_memory:
         _validate_memory(cases, every_row, as_json, output)
-        return
-    if kernels:
+    elif kernels:
         _validate_kernels(cases, every_row, as_json, output)
-        return
-    if not collective:
+    elif collective:
+        _validate_collectives(cases, as_json, output)
+    else:
         _validate_runs(cases, split, group, jobs, every_row, as_json, output)
-        return
-    from simulator.studies.validate import validate_collectives
 
-    found = validate_collectives(cases)
+
+def _refuse_unused(chosen: dict[str, bool], runs_only: dict[str, bool], others: dict[str, bool]) -> None:
+    """Refuse two tables at once, and options that the table at hand has no use for."""
+    from simulator.errors import ScenarioError
+
+    tables = [name for name, given in chosen.items() if given]
+    if len(tables) > 1:
+        raise ScenarioError(f"{' and '.join(tables)} are two tables; ask for one at a time", field="validate")
+    unused = [name for name, given in {**runs_only, **others}.items() if given and tables]
+    if unused:
+        raise ScenarioError(f"{unused[0]} does not apply to {tables[0]}; leave it out", field="validate")
+
+
+def _finish(
+    found: Any, report: Callable[[Any], Report], problems: list[str], as_json: bool, output: Path | None
+) -> None:
+    """Write what was found; rows that cannot be read make the exit code 1."""
     if as_json:
         write(dump(found.figures()), output)
     else:
-        from simulator.report.collectives import validation_report
         from simulator.report.tables import render
 
-        write(render(validation_report(found), plain=output is not None), output)
-    for row in found.malformed:
-        typer.echo(f"trainsim: {cases}: row {row.row}: {row.reason}", err=True)
-    if found.malformed:
+        write(render(report(found), plain=output is not None), output)
+    for problem in problems:
+        typer.echo(f"trainsim: {problem}", err=True)
+    if problems:
         raise typer.Exit(1)
 
 
+def _validate_collectives(cases: Path | None, as_json: bool, output: Path | None) -> None:
+    from simulator.report.collectives import validation_report
+    from simulator.studies.validate import validate_collectives
+
+    found = validate_collectives(cases)
+    problems = [f"{cases}: row {row.row}: {row.reason}" for row in found.malformed]
+    _finish(found, validation_report, problems, as_json, output)
+
+
 def _validate_kernels(cases: Path | None, every_row: Path | None, as_json: bool, output: Path | None) -> None:
+    from simulator.report.kernels import kernel_report
     from simulator.studies.validate_kernels import validate_kernels
 
     found = validate_kernels(cases)
     if every_row is not None:
         write(found.csv(), every_row)
-    if as_json:
-        write(dump(found.figures()), output)
-    else:
-        from simulator.report.kernels import kernel_report
-        from simulator.report.tables import render
-
-        write(render(kernel_report(found), plain=output is not None), output)
-    for row in found.malformed:
-        typer.echo(f"trainsim: {cases}: {row.row}: {row.reason}", err=True)
-    if found.malformed:
-        raise typer.Exit(1)
+    problems = [f"{cases}: {row.row}: {row.reason}" for row in found.malformed]
+    _finish(found, kernel_report, problems, as_json, output)
 
 
 def _validate_memory(cases: Path | None, every_row: Path | None, as_json: bool, output: Path | None) -> None:
+    from simulator.report.memory import rows_csv, validation_report
     from simulator.studies.validate_memory import validate_memory
 
     found = validate_memory(cases)
     if every_row is not None:
-        from simulator.report.memory import rows_csv
-
         write(rows_csv(found), every_row)
-    if as_json:
-        write(dump(found.figures()), output)
-    else:
-        from simulator.report.memory import validation_report
-        from simulator.report.tables import render
-
-        write(render(validation_report(found), plain=output is not None), output)
-    for row in found.malformed:
-        typer.echo(f"trainsim: {cases}: {row.refused}", err=True)
-    if found.malformed:
-        raise typer.Exit(1)
+    problems = [f"{cases}: {row.refused}" for row in found.malformed]
+    _finish(found, validation_report, problems, as_json, output)
 
 
 def _validate_runs(
@@ -140,23 +151,13 @@ def _validate_runs(
     as_json: bool,
     output: Path | None,
 ) -> None:
+    from simulator.report.validation import rows_csv, validation_report
     from simulator.studies.validate_runs import validate as validate_runs
 
     with progress_bar() as progress:
         tell = lambda done, rows: progress("rows", done / rows)  # noqa: E731
         found = validate_runs(cases, split=split, group=group, jobs=jobs, tell=tell)
     if every_row is not None:
-        from simulator.report.validation import rows_csv
-
         write(rows_csv(found), every_row)
-    if as_json:
-        write(dump(found.figures()), output)
-    else:
-        from simulator.report.tables import render
-        from simulator.report.validation import validation_report as runs_report
-
-        write(render(runs_report(found), plain=output is not None), output)
-    for row in found.malformed:
-        typer.echo(f"trainsim: {cases or 'shipped rows'}: {row.refused}", err=True)
-    if found.malformed:
-        raise typer.Exit(1)
+    problems = [f"{cases or 'shipped rows'}: {row.refused}" for row in found.malformed]
+    _finish(found, validation_report, problems, as_json, output)

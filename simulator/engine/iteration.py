@@ -30,10 +30,8 @@ simulated: tests/engine/test_recurrence.py.
 
 from __future__ import annotations
 
-import gc
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import simpy
 from simpy.core import EmptySchedule
@@ -47,6 +45,7 @@ from simulator.engine.step.runs import Channel, Ticket
 from simulator.engine.step.stretches import agreed
 from simulator.engine.step.worker import Worker
 from simulator.errors import ScheduleError
+from simulator.physics.garbage import no_garbage
 from simulator.physics.program.steps import Message, StepProgram
 from simulator.records import Repeated, Span, StepResult, Transfer
 
@@ -190,18 +189,6 @@ class Iteration:
         yield from self.spans[done:]
 
 
-@contextmanager
-def _no_garbage() -> Iterator[None]:
-    """Pause the search for garbage: it would go through millions of spans again and again, and nothing here is any."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
-
-
 def _stuck(workers: list[Worker]) -> str:
     waiting = [worker for worker in workers if worker.mode != "done"]
     places = [f"rank {worker.rank} waits in {worker.doing}" for worker in waiting[:_SHOWN_WHEN_STUCK]]
@@ -230,5 +217,5 @@ def simulate_step(
     TopologyError
         When a coflow crosses a link without capacity.
     """
-    with _no_garbage():
+    with no_garbage():
         return Iteration(program, keep_transfers=keep_transfers, fuse=fuse, skip=skip).run()

@@ -19,7 +19,7 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.physics.refinement import equitable_cells
+from simulator.physics.symmetry import coarsest_partition
 
 if TYPE_CHECKING:
     from simulator.physics.graph import ClusterGraph
@@ -86,7 +86,7 @@ def bisection(cluster: ClusterGraph) -> Bisection | None:
     number = np.array([int(blueprint.names[v].removeprefix("gpu")) for v in gpus.tolist()])
     side = np.zeros(len(blueprint.names), dtype=np.int64)
     side[gpus] = np.where(number < half, 1, 2)
-    cell = equitable_cells(side, blueprint.ends, blueprint.sort)
+    cell = coarsest_partition(side, (blueprint.ends[:, 0], blueprint.ends[:, 1]), blueprint.sort.astype(np.uint64))
     graph = _quotient(blueprint, cell)
     colour = side[np.unique(cell, return_index=True)[1]]
     for own, tag in enumerate(colour.tolist()):

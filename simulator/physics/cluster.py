@@ -13,9 +13,7 @@ Pinned by tests/physics/test_cluster.py.
 from __future__ import annotations
 
 import dataclasses
-import gc
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import networkx as nx
@@ -24,6 +22,7 @@ import numpy as np
 from simulator.errors import TopologyError
 from simulator.physics.census import describe
 from simulator.physics.conditions import add_background, disturb
+from simulator.physics.garbage import no_garbage
 from simulator.physics.graph import ClusterGraph
 from simulator.physics.ports import (
     NIC,
@@ -66,7 +65,7 @@ def build_cluster(description: Cluster, conditions: Sequence[Condition] = (), *,
     TopologyError
         For conditions that name something unknown, part GPUs that had a route, or leave nothing of a link.
     """
-    with _no_garbage():
+    with no_garbage():
         plan = FAMILIES[description.topology.kind]
         blueprint = plan(description.topology)
         speed = disturb(blueprint, conditions)
@@ -81,18 +80,6 @@ def build_cluster(description: Cluster, conditions: Sequence[Condition] = (), *,
         return add_background(cluster, conditions)
 
 
-@contextmanager
-def _no_garbage() -> Iterator[None]:
-    """Pause the search for garbage: nothing of the millions of objects that are made here is any."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
-
-
 def index_graph(graph: Graph, *, merge: bool = True) -> ClusterGraph:
     """Number the GPUs and directed links of a graph.
 
@@ -102,7 +89,7 @@ def index_graph(graph: Graph, *, merge: bool = True) -> ClusterGraph:
         For a link without capacity, GPUs that are not gpu0, gpu1, ..., or a GPU or NIC wired in a way that up-down
         routing does not know.
     """
-    with _no_garbage():
+    with no_garbage():
         blueprint = survey(graph)
         blueprint.facts["irregular"] = True  # nothing is known of how it came about
         return _index(blueprint, graph, merge=merge)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from simulator.errors import TopologyError
-from simulator.physics.refinement import in_order_of_first
+from simulator.physics.symmetry import in_order_of_first
 from simulator.physics.wiring.blueprint import Blueprint, IntArray, kind_codes
 
 GPU, NVSWITCH, NIC, SWITCH = range(4)

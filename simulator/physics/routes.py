@@ -38,7 +38,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.physics.refinement import equitable_cells, mixed
+from simulator.physics.symmetry import coarsest_partition, mix
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -359,7 +359,7 @@ def _merged_cells(access: NDArray[np.bool_], ends: IntArray, quality: IntArray) 
     """Coarsest equitable cells in which every access vertex stands alone; those come first, in order."""
     first = np.full(len(access), len(access), dtype=np.int64)
     first[access] = np.arange(access.sum())
-    cell = equitable_cells(first, ends, quality)
+    cell = coarsest_partition(first, (ends[:, 0], ends[:, 1]), quality.astype(np.uint64))
     order = np.concatenate([cell[access], np.setdiff1d(cell[~access], cell[access])])
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.arange(len(order))
@@ -377,5 +377,5 @@ def _labels(names: list[str], cell: IntArray, members: IntArray) -> list[str]:
 
 def pair_hashes(seed: int, src: IntArray, dst: IntArray) -> NDArray[np.uint64]:
     """Hash pairs of GPUs [P], as a switch hashes the addresses of a flow; another seed gives other numbers."""
-    base = mixed(np.array([seed], dtype=np.uint64))
-    return mixed(mixed(base ^ src.astype(np.uint64)) ^ mixed(dst.astype(np.uint64) + np.uint64(1 << 40)))
+    base = mix(np.array([seed], dtype=np.uint64))
+    return mix(mix(base ^ src.astype(np.uint64)) ^ mix(dst.astype(np.uint64) + np.uint64(1 << 40)))

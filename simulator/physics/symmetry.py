@@ -13,7 +13,10 @@ of the one and the sum of the hashes of the others; repeat until the number of c
 order, so no lists are sorted: a round costs a few passes over arrays. Two multisets with equal sums are taken for
 equal; with 2^20 vertices that goes wrong once in 2^24 graphs.
 
-Shapes: V vertices, E edges. Pinned by tests/physics/test_symmetry.py: networkx's colour refinement as an oracle.
+The switches of a fabric are reduced in the same way (`physics.routes`, `physics.census`).
+
+Shapes: V vertices, E edges. Pinned by tests/physics/test_symmetry.py and tests/physics/test_refinement.py: refinement
+by whole sights and networkx's as oracles.
 """
 
 from __future__ import annotations
@@ -60,6 +63,12 @@ def coarsest_partition(colour: IntArray, ends: tuple[IntArray, IntArray], label:
             seen = np.zeros(len(colour), dtype=np.uint64)
             seen[reached] = np.add.reduceat(mix(hashes[head] + label), start)
             hashes = mix(mix(hashes) + seen)
+
+
+def in_order_of_first(label: IntArray | HashArray) -> IntArray:
+    """Renumber labels by where they first occur."""
+    _, first, classes = np.unique(label, return_index=True, return_inverse=True)
+    return _by_first_member(first, classes)
 
 
 def _by_first_member(first: IntArray, classes: IntArray) -> IntArray:

@@ -308,6 +308,7 @@ class _Photo:
         return self.ticket(channel.running), waiting, tuple(self.message(message) for message, _ in channel.fresh)
 
     def worker(self, worker: Worker) -> tuple[Any, ...]:
+        """Everything that a worker's future depends on, relative to now."""
         mode = worker.mode
         state: tuple[Any, ...] = (mode, worker.step, worker.at < 0, worker.at == len(worker.tasks), worker.beside)
         if mode == "done":

@@ -223,7 +223,7 @@ class Layout:
             kind = key[:3]
             if kind not in self._candidates:
                 groups = self.axes[need.axis].batches[batch].groups
-                named = self.named.get(need.axis)
+                named = self.named.get("dp" if need.axis.startswith((SHARD, REPLICA)) else need.axis)
                 self._candidates[kind] = candidates(groups, need.op, NCCL if named is None else (named,))
             self._plans[key] = choose(self._candidates[kind], need.size)
         return self._plans[key]
