@@ -31,8 +31,27 @@ BREAKDOWN_KEYS = (
 )
 
 # Where a campaign's wall-clock goes, in print order. Saves that were cut short or never became durable are
-# `checkpoint` too; loading a checkpoint is `restart`.
-CAMPAIGN_KEYS = ("productive", "lost_work", "checkpoint", "detection", "restart", "waiting")
+# `checkpoint` too; swapping in spares and loading a checkpoint are `restart`. `degraded`: pauses by link flaps, and
+# what kept steps took longer with replicas missing; `straggling`: longer for slow machines or links, and swaps;
+# `slowdown`: longer for what every step of the job suffers (diurnal swing, garbage collection, imbalance);
+# `rewind`: steps given up to a loss spike and going back.
+CAMPAIGN_KEYS = (
+    "productive",
+    "lost_work",
+    "checkpoint",
+    "detection",
+    "restart",
+    "waiting",
+    "degraded",
+    "straggling",
+    "slowdown",
+    "evaluation",
+    "planned",
+    "data_stall",
+    "rewind",
+)
+# Of these, what failures cost: the parts of the failure-induced MFU loss.
+FAILURE_KEYS = ("lost_work", "detection", "restart", "waiting", "degraded")
 
 
 class Span(NamedTuple):
@@ -62,16 +81,52 @@ class Transfer(NamedTuple):
 
 
 class Incident(NamedTuple):
-    """Something that broke in a campaign, and what it cost.
+    """Something that happened in a campaign, and what it cost.
 
-    `lost_work_s` is work since the last durable save, `down_s` detection, waiting for machines and restart,
-    until training runs again or the next failure strikes: both add up over the incidents of a campaign.
+    Attributes
+    ----------
+    time
+        When it struck, on the wall-clock.
+    kind
+        Name of the failure class, slow source or stop.
+    lost_work_s
+        Work since the save that was gone back to.
+    down_s
+        Seconds without training: detection, waiting and restart together, until training runs again or the next
+        failure strikes.
+    detection_s, waiting_s, restart_s
+        Its parts.
+    machines
+        Machines lost.
+    tier
+        Where the state came back from: a checkpoint tier's name, `replicas` (others held it), or "" (nothing loaded).
+    step
+        Steps kept when it was over.
     """
 
     time: float
     kind: str
     lost_work_s: float
     down_s: float
+    detection_s: float = 0.0
+    waiting_s: float = 0.0
+    restart_s: float = 0.0
+    machines: int = 0
+    tier: str = ""
+    step: int = 0
+
+
+class Progress(NamedTuple):
+    """A stretch of a campaign: from `start` to `end` the step count went from `first` to `last`, doing `key`.
+
+    `key` is a fate of `CAMPAIGN_KEYS`; steps that were lost later belong to `lost_work` and are counted again.
+    """
+
+    start: float
+    end: float
+    first: float
+    last: float
+    key: str
 
 
 class Named(Protocol):
@@ -161,12 +216,34 @@ class CampaignResult:
     steps
         Steps kept.
     time_s
-        Seconds by fate, keyed by `CAMPAIGN_KEYS`: `productive` (kept steps), `lost_work`, `checkpoint`,
-        `detection`, `restart`, `waiting` (for a machine).
+        Seconds by fate, keyed by `CAMPAIGN_KEYS`. `productive` is what the kept steps take on a healthy cluster.
     failures
         Count by class name, of the failures that struck.
-    incidents
-        One per failure that struck, in time order, where they were asked for.
+    incidents, progress
+        In time order, where they were asked for: one `Incident` per failure, swap and planned stop, and the stretches
+        between. Down seconds and lost work of the incidents add up to those of `time_s`.
+    by_cause
+        `time_s` but for `productive`, by cause: a failure class, a slow source, `checkpoint`, `evaluation`, a pause,
+        `elastic`, `diurnal`, `garbage_collection`, `step_factor`, `start`: {cause: {key: seconds}}.
+    phases
+        Seconds of wall-clock by phase, in order: those after the first step of a phase that was kept until the first
+        of the next.
+    saves
+        Saves that became durable, by tier.
+    recoveries
+        Recoveries by where the state came from.
+    machine_s
+        Machine-seconds of owned machines out of service (`repair`), standing by (`idle`) and of borrowed ones
+        (`borrowed`).
+    draws
+        Machines drawn by pool (`hot`, `warm`, `preempted`), times that `warm` was called on (`selections`), waits for a
+        machine (`waits`), machines repaired by hand (`manual`), retired (`retired`).
+    hours
+        Productive seconds of each hour of wall-clock, for the sliding ETTR, where records were asked for.
+    repairs
+        From when to when each machine was out of service, in the shop or retired, where records were asked for.
+    undiscovered
+        Silent corruptions that struck kept steps and were never found: what the run ends with may be wrong.
     """
 
     wall_clock: float
@@ -174,3 +251,13 @@ class CampaignResult:
     time_s: dict[str, float]
     failures: dict[str, int]
     incidents: tuple[Incident, ...] = field(default=())
+    progress: tuple[Progress, ...] = field(default=())
+    by_cause: dict[str, dict[str, float]] = field(default_factory=dict)
+    phases: tuple[float, ...] = field(default=())
+    saves: dict[str, int] = field(default_factory=dict)
+    recoveries: dict[str, int] = field(default_factory=dict)
+    machine_s: dict[str, float] = field(default_factory=dict)
+    draws: dict[str, int] = field(default_factory=dict)
+    hours: tuple[float, ...] = field(default=())
+    repairs: tuple[tuple[float, float], ...] = field(default=())
+    undiscovered: int = 0

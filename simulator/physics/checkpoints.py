@@ -1,4 +1,4 @@
-"""Checkpoints: their size, the time to write and read them, how often to save, and what failures then cost.
+"""Checkpoints: how often to save, and what failures then cost.
 
 Between failures a run repeats a cycle: `interval` seconds of work, `save` seconds of saving. Failures are a
 Poisson process with mean time `mtbf`; one of them throws the run back to its last durable save and costs a
@@ -6,59 +6,22 @@ recovery of `downtime` seconds. That is a renewal process with exact expectation
 formulas approximate the best interval of, and Meta's linear form the outcome of.
 
 Limits: exponential failures only, whole cycles only, no waiting for spare machines; the campaign
-(engine/campaign.py) has none of these limits but these formulas are what it is checked against.
+(engine/campaign) has none of these limits but these formulas are what it is checked against. How long a save takes is
+in `physics.campaign.saving`.
 Pinned by tests/physics/test_checkpoints.py.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from simulator.errors import ScenarioError
-from simulator.scenario.reliability import Interval
-from simulator.scenario.units import Bytes, BytesPerSecond, Seconds
+from simulator.scenario.reliability.checkpoint import Interval
+from simulator.scenario.units import Seconds, readable_time
 
 # A quotient this close to a whole number is one: keeps 30 min / 0.1 s at 18,000 steps.
 _ROUNDING = 1e-12
-
-
-def checkpoint_bytes(parameters: float, bytes_per_parameter: float) -> Bytes:
-    """Size of a checkpoint of the whole model: weights, master weights and optimizer state."""
-    return parameters * bytes_per_parameter
-
-
-def transfer_time(
-    size: Bytes, storage_bandwidth: BytesPerSecond, nodes: int, node_bandwidth: BytesPerSecond
-) -> Seconds:
-    """Seconds to write (or read) a checkpoint once.
-
-    Every node moves an equal share, at the rate of its own link or of its share of the storage, whichever is
-    less. Reading: each byte leaves the storage once, then replicas pass it on among themselves (MegaScale, arXiv
-    2402.15627, section 4.4); that second hop is not counted.
-
-    Parameters
-    ----------
-    size
-        Bytes of the whole checkpoint.
-    storage_bandwidth
-        Write (or read) bytes/s of the storage, shared by all nodes.
-    nodes
-        Nodes that take part.
-    node_bandwidth
-        Bytes/s between one node and the storage network.
-
-    Raises
-    ------
-    ScenarioError
-        If a bandwidth or the number of nodes is not positive.
-    """
-    for name, value in (
-        ("storage bandwidth", storage_bandwidth), ("nodes", nodes), ("bandwidth of a node", node_bandwidth),
-    ):  # fmt: skip
-        if not value > 0:
-            raise ScenarioError(f"{name} {value!r} must be more than zero to move a checkpoint")
-    return size / min(storage_bandwidth, nodes * node_bandwidth)
 
 
 def young(save: Seconds, mtbf: Seconds) -> Seconds:
@@ -171,13 +134,67 @@ def linear_ettr(interval: Seconds, save: Seconds, downtime: Seconds, mtbf: Secon
     return (1 - (downtime + interval / 2) / mtbf) / (1 + save / interval)
 
 
+def renewal(save: Seconds, mtbf: Seconds) -> Seconds:
+    """Work between saves that makes `renewal_ettr` greatest, exactly.
+
+    With x = work/M and d = save/M the derivative of x/(e^(x + d) - 1) vanishes where e^(x + d) (1 - x) = 1: between 0
+    and 1, found by bisection (x = 1 + W(-e^-(1 + d)), W the principal branch of Lambert's function). Neither the
+    recovery nor a background write moves it.
+
+    Examples
+    --------
+    >>> round(renewal(5 * 60, 24 * 3600) / 60, 1), round(renewal(5 * 60, 15 * 60) / 60, 1)
+    (116.7, 9.2)
+    """
+    _check(save, mtbf)
+    if math.isinf(mtbf) or save == 0:
+        return mtbf if save else 0.0
+    low, high = 0.0, 1.0
+    while True:
+        middle = (low + high) / 2
+        if not low < middle < high:
+            return middle * mtbf
+        rising = middle + save / mtbf + math.log1p(-middle) > 0
+        low, high = (middle, high) if rising else (low, middle)
+
+
+RULES: dict[str, Callable[[Seconds, Seconds], Seconds]] = {
+    "young": young,
+    "daly": daly,
+    "renewal": renewal,
+    "optimal": renewal,
+}
+"""Ways to choose the work between saves from a save's blocking time and the mean time between failures."""
+
+
+def steps_by_rule(
+    rule: str, *, step_time: Seconds, steps: int, save_time: Seconds, persist_time: Seconds, mtbf: Seconds
+) -> int:
+    """Whole steps between two saves after one of `RULES`, at most `steps`.
+
+    The exact optimum is the better of the whole steps below and above; the formulas' is the nearest. Never so short
+    that a save begins before the one before it is durable.
+    """
+    work = max(RULES[rule](save_time, mtbf), persist_time)
+    if work >= steps * step_time:
+        return steps
+    least = max(1, _ceil(persist_time / step_time))
+    if RULES[rule] is not renewal:
+        return max(least, round(work / step_time))
+    below = max(least, math.floor(work / step_time))
+
+    def kept(count: int) -> float:
+        return renewal_ettr(count * step_time, save_time, 0.0, mtbf)
+
+    return min(below if kept(below) >= kept(below + 1) else below + 1, steps)
+
+
 def steps_per_save(
     interval: Interval, *, step_time: Seconds, steps: int, save_time: Seconds, persist_time: Seconds, mtbf: Seconds
 ) -> int:
     """Whole steps between two saves, at most `steps`.
 
-    A time counts from where the last save began and is rounded up to a step. The optimum is Daly's, rounded to the
-    nearest step and never so short that a save begins before the one before it is durable.
+    A time counts from where the last save began and is rounded up to a step.
 
     Parameters
     ----------
@@ -198,8 +215,10 @@ def steps_per_save(
         If a stated interval is shorter than the save.
     """
     if interval.steps is None and interval.seconds is None:
-        work = max(daly(save_time, mtbf), persist_time)
-        return steps if work >= steps * step_time else max(1, _ceil(persist_time / step_time), round(work / step_time))
+        rule = "optimal" if interval.rule in (None, "simulated") else interval.rule
+        return steps_by_rule(
+            str(rule), step_time=step_time, steps=steps, save_time=save_time, persist_time=persist_time, mtbf=mtbf
+        )
     chosen = interval.steps
     if chosen is None:
         assert interval.seconds is not None
@@ -207,10 +226,12 @@ def steps_per_save(
     stated = interval.seconds or save_time + chosen * step_time
     needed = save_time + persist_time
     if stated < needed * (1 - _ROUNDING) and chosen < steps:
-        name = f"{interval.steps} steps, {stated:.6g} s," if interval.seconds is None else f"{stated:.6g} s"
+        counted = "1 step" if interval.steps == 1 else f"{interval.steps} steps"
+        name = readable_time(stated) if interval.steps is None else f"{counted}, with its save {readable_time(stated)},"
         raise ScenarioError(
-            f"checkpoint.interval: {name} is shorter than a save, {needed:.6g} s: "
-            f"write an interval of at least '{needed:.6g} s', or 'optimal'"
+            f"{name} is shorter than a save, {readable_time(needed)}: write an interval of at least"
+            f" '{readable_time(needed, at_least=needed)}', or 'optimal'",
+            field="reliability.checkpoint.interval",
         )
     return min(chosen, steps)
 

@@ -66,15 +66,19 @@ UNITS: dict[str, dict[str, float]] = {
     "hourly price": {"USD/h": 1.0, "$/h": 1.0},
     "frequency": _scaled("Hz"),
     "power": _scaled("W"),
+    "energy": {**_scaled("J"), **{unit: 3600 * factor for unit, factor in _scaled("Wh").items()}},
+    "energy price": {"USD/kWh": 1.0, "$/kWh": 1.0, "USD/MWh": 1e-3, "$/MWh": 1e-3},
 }
 EXAMPLES = {
     "time": "30 min", "bytes": "80 GiB", "bandwidth": "400 Gbps", "flops": "989 TFLOP/s", "tokens": "13e12 tokens",
     "throughput": "1500 tokens/s", "money": "63e6 USD", "gpu-hours": "1.7e6 GPU-h", "hourly price": "2 USD/h",
-    "frequency": "1410 MHz", "power": "700 W", "failure rate": "4 per 1000 node-days",
+    "frequency": "1410 MHz", "power": "700 W", "energy": "50 GWh", "energy price": "0.08 USD/kWh",
+    "failure rate": "4 per 1000 node-days", "steps": "100 steps",
 }  # fmt: skip
 _SI = {
     "time": "s", "bytes": "B", "bandwidth": "B/s", "flops": "FLOP/s", "tokens": "tokens", "throughput": "tokens/s",
     "money": "USD", "gpu-hours": "GPU-h", "hourly price": "USD/h", "frequency": "Hz", "power": "W",
+    "energy": "J", "energy price": "USD/kWh",
 }  # fmt: skip
 _QUANTITY = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*?)\s*")
 
@@ -139,34 +143,64 @@ def format_quantity(value: float, dimension: str) -> str:
     return f"{value!r} {_SI[dimension]}"
 
 
+def readable_time(value: float, at_least: float = 0.0, at_most: float = math.inf) -> str:
+    """Write seconds for a message, three digits in a unit that fits: ``21.5 s``, ``1.68 d``; `parse_quantity` reads it.
+
+    Where rounding leaves the limits, the next such number inside is written.
+
+    Examples
+    --------
+    >>> readable_time(90.0), readable_time(36000.0), readable_time(0.0015)
+    ('90 s', '10 h', '1.5 ms')
+    """
+    for unit, least in (("d", 2 * 86400.0), ("h", 3600.0), ("min", 120.0), ("s", 0.1), ("ms", 1e-3), ("us", 0.0)):
+        if value >= least and value > 0:
+            texts = [f"{float(f'{value * nudge / _TIME[unit]:.3g}'):g} {unit}" for nudge in (1.0, 1.005, 0.995)]
+            return next((each for each in texts if at_least <= parse_quantity(each, "time") <= at_most), texts[0])
+    return "0 s"
+
+
 _RATE = re.compile(
-    r"\s*([\d.]+(?:[eE][+-]?\d+)?)\s+per\s+(?:([\d.]+(?:[eE][+-]?\d+)?)\s+)?(?:(node|gpu|job)-)?(\w+?)s?\s*",
+    r"\s*(-?[\d.]+(?:[eE][+-]?\d+)?)\s+per\s+(?:([\d.]+(?:[eE][+-]?\d+)?)\s+)?"
+    r"(?:(node|gpu|nic|link|leaf|rack|job)-)?(\w+?)s?\s*",
     re.IGNORECASE,
 )
 _RATE_PERIODS = {
-    "second": 1.0, "hour": 3600.0, "day": 86400.0, "week": 604800.0, "month": 2629800.0, "year": 31557600.0,
+    "s": 1.0, "second": 1.0, "min": 60.0, "minute": 60.0, "h": 3600.0, "hour": 3600.0, "d": 86400.0,
+    "day": 86400.0, "week": 604800.0, "month": 2629800.0, "year": 31557600.0,
 }  # fmt: skip
 
 
 def parse_rate(text: object) -> tuple[float, str]:
-    """Read a failure rate: events per second, and per what (`node`, `gpu` or `job`).
+    """Read a rate: events per second, and per what (`gpu`, `node`, `nic`, `link`, `leaf`, `rack` or `job`).
 
     Examples
     --------
     >>> rate, per = parse_rate("4 per 1000 node-days")
     >>> round(rate * 86400, 6), per
     (0.004, 'node')
-    >>> parse_rate("2 per day")[1]
-    'job'
+    >>> parse_rate("1 per 10 s")
+    (0.1, 'job')
     """
     example = EXAMPLES["failure rate"]
     match = _RATE.fullmatch(text) if isinstance(text, str) else None
     if match is None or match[4].lower() not in _RATE_PERIODS:
-        raise ValueError(f"unit: {text!r} is not a failure rate; write it like '{example}' or '2 per day'")
-    events, denominator = float(match[1]), float(match[2] or 1)
+        raise ValueError(
+            f"unit: {text!r} is not a rate of events; write it like '{example}', '2 per day' or '1 per 10 min'"
+        )
+    events, denominator = _rate_number(match[1], text), _rate_number(match[2] or "1", text)
+    if events < 0:
+        raise ValueError(f"{text!r} is negative; a rate is zero or more, like '{example}'")
     if denominator <= 0:
         raise ValueError(f"{text!r} divides by {denominator}")
     return events / denominator / _RATE_PERIODS[match[4].lower()], (match[3] or "job").lower()
+
+
+def _rate_number(digits: str, text: object) -> float:
+    try:
+        return float(digits)
+    except ValueError:
+        raise ValueError(f"unit: {digits!r} in {text!r} is not a number; write '{EXAMPLES['failure rate']}'") from None
 
 
 def _quantity(dimension: str, positive: bool = False) -> tuple[Any, ...]:
@@ -189,6 +223,7 @@ def _quantity(dimension: str, positive: bool = False) -> tuple[Any, ...]:
 
 
 SecondsField = Annotated[float, *_quantity("time")]
+PositiveSecondsField = Annotated[float, *_quantity("time", positive=True)]
 BytesField = Annotated[float, *_quantity("bytes")]
 BandwidthField = Annotated[float, *_quantity("bandwidth", positive=True)]
 FlopsField = Annotated[float, *_quantity("flops", positive=True)]
@@ -196,10 +231,11 @@ TokensField = Annotated[float, *_quantity("tokens", positive=True)]
 HourlyPriceField = Annotated[float, *_quantity("hourly price")]
 FrequencyField = Annotated[float, *_quantity("frequency", positive=True)]
 PowerField = Annotated[float, *_quantity("power")]
+EnergyPriceField = Annotated[float, *_quantity("energy price")]
 
 
 class Rate(NamedTuple):
-    """How often something fails: events per second, per `node`, `gpu` or (the whole) `job`."""
+    """Events per second, and per what: `gpu`, `node`, `nic`, `link`, `leaf`, `rack` or (the whole) `job`."""
 
     per_second: float
     per: str
@@ -216,7 +252,7 @@ def _read_rate(value: object) -> Rate:
 
 def format_rate(rate: Rate) -> str:
     """Print a failure rate so that `parse_rate` reads back the same float: in days where they are exact."""
-    count, unit = (1000, "1000 node-days") if rate.per == "node" else (1, "day" if rate.per == "job" else "gpu-day")
+    count, unit = {"node": (1000, "1000 node-days"), "job": (1, "day")}.get(rate.per, (1, f"{rate.per}-day"))
     text = f"{float(f'{rate.per_second * 86400 * count:.12g}')!r} per {unit}"
     if parse_rate(text)[0] == rate.per_second:
         return text
@@ -228,4 +264,46 @@ RateField = Annotated[
     BeforeValidator(_read_rate),
     PlainSerializer(format_rate),
     WithJsonSchema({"type": "string", "description": "a failure rate", "examples": [EXAMPLES["failure rate"]]}),
+]
+
+
+_STEPS = re.compile(r"\s*(\d{1,15})\s+steps?\s*")
+
+
+def parse_steps(text: object) -> int | None:
+    """Read a count of steps, such as ``"100 steps"``; None where the text is something else.
+
+    Examples
+    --------
+    >>> parse_steps("100 steps"), parse_steps("100 s")
+    (100, None)
+    """
+    match = _STEPS.fullmatch(text) if isinstance(text, str) else None
+    return int(match[1]) if match else None
+
+
+def _read_steps(value: object) -> int:
+    steps = parse_steps(value)
+    if not steps:
+        raise ValueError(f"unit: {value!r} is no count of steps; write a whole number above zero like '100 steps'")
+    return steps
+
+
+def format_steps(steps: int) -> str:
+    """Print a count of steps so that `parse_steps` reads it back."""
+    return f"{steps} steps"
+
+
+StepsField = Annotated[
+    int,
+    BeforeValidator(_read_steps),
+    PlainSerializer(format_steps),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "description": "a count of steps",
+            "examples": [EXAMPLES["steps"]],
+            "pattern": r"^\s*[0-9]+\s+steps?\s*$",
+        }
+    ),
 ]
