@@ -326,6 +326,15 @@ def test_a_hopeless_run_says_so(trainsim: Run, small: Path) -> None:
     assert "would hardly ever end" in err
 
 
+def test_a_mistake_that_is_found_late_has_its_line(trainsim: Run, small: Path) -> None:
+    """How long a save takes is known only behind the step: file, line and field are still named."""
+    code, _, err = trainsim(
+        "run", changed(small, "interval: 10 min", "interval: 1 steps, mode: async, save_time: 60 s")
+    )
+    assert code == 2
+    assert "yaml:24: reliability.checkpoint.interval: 1 step, with its save" in err
+
+
 def test_schedule_is_drawn(trainsim: Run) -> None:
     """A row per rank, the bubble beside its theory; JSON says the same."""
     code, out, _ = trainsim("schedule", "1f1b", "--pp", 2, "--microbatches", 2)

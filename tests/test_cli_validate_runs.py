@@ -21,7 +21,7 @@ def test_a_row_that_cannot_be_simulated_is_no_mistake(tmp_path: Path) -> None:
     path.write_text("\n".join([LINES[0], GOOD, GOOD.replace(",bf16,", ",bf2,")]) + "\n", encoding="utf-8")
     found = RUNNER.invoke(cli.app, ["validate", "--cases", str(path), "--csv", str(every), "--jobs", "1"])
     assert found.exit_code == 0
-    assert "Refused: 1 rows" in found.stdout
+    assert "Refused: 1 row that" in found.stdout
     assert len(every.read_text(encoding="utf-8").splitlines()) == 3
 
 

@@ -15,10 +15,11 @@ import sys
 import typer
 
 from simulator.cli import commands  # isort: skip  # the order of the commands in --help
+from simulator.cli import plotting  # isort: skip
 from simulator.cli import checking  # isort: skip
 from simulator.cli.options import app
 
-__all__ = ["app", "checking", "commands", "main"]
+__all__ = ["app", "checking", "commands", "main", "plotting"]
 
 
 def main() -> None:

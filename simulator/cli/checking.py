@@ -67,6 +67,22 @@ def validate(
     """Compare predictions with measurements: training runs, if nothing else is asked for.
 
     Rows that cannot be read make the exit code 1; rows that cannot be simulated are counted and named.
+
+    Columns of --cases, as in the shipped tables (simulator/validation); a column in brackets may be missing or blank.
+
+    Training runs: id, group, accelerator, gpus, sequence_length, software, step_time_s or tokens_per_s_per_gpu, [model,
+    num_layers, hidden_size, ffn_hidden_size, gated_mlp, num_attention_heads, num_query_groups, vocab_size, num_experts,
+    top_k, gpus_per_node, scale_up_GBps, nic_Gbps, fabric, precision, tp, sequence_parallel, cp, pp, vpp, ep, dp,
+    zero_stage, zero_group, schedule, micro_batch_size, global_batch_size, recompute, attention, split].
+
+    --kernels, GEMMs: hardware, dtype, m, n, k, time_ms, [groups, layout, note, source]. Attention: hardware, impl,
+    dtype, pass, causal, batch, heads, seqlen, head_dim, time_ms or tflops, [kv_heads, note, source].
+
+    --memory: model, layers, hidden, heads, kv_heads, ffn_hidden, vocab, seq_len, gpus, dp, tp, pp, micro_batch,
+    grad_accum, zero_stage, tied, status, [id, accelerator, software, after_pp_fix, mem_alloc_bytes,
+    mem_reserved_bytes]; or a table of training runs with peak_memory_bytes and peak_memory_kind.
+
+    --collectives: op, gpus, nodes, platform, network, msg_bytes, time_us, [id, harness, algo, nics_per_node, nic_Gbps].
     """
     refuse_existing(output)
     refuse_existing(every_row)

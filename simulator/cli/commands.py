@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from simulator.cli.options import JsonOption, OutputOption, ScenarioArgument, SetOption, app
-from simulator.cli.output import dump, progress_bar, refuse_existing, write
+from simulator.cli.output import dump, progress_bar, refuse_existing, refuse_no_picture, write
 
 
 @app.command()
@@ -26,10 +26,10 @@ def run(
     The last three options switch exact shortcuts off: slower, the same figures.
     """
     refuse_existing(output)
-    from simulator.scenario.scenario import load
+    from simulator.scenario.scenario import load, located
     from simulator.studies.simulate import Shortcuts, simulate
 
-    with progress_bar() as progress:
+    with progress_bar() as progress, located(scenario, overrides or ()):
         shortcuts = Shortcuts(not no_fold, not no_fuse, not no_skip)
         simulation = simulate(load(scenario, overrides or ()), progress, shortcuts)
     if as_json:
@@ -59,6 +59,59 @@ def compare(
         from simulator.report.tables import compare_report, render
 
         write(render(compare_report(comparison), plain=output is not None), output)
+
+
+@app.command()
+def replicate(
+    scenarios: Annotated[list[str], typer.Argument(metavar="SCENARIO...", help="A scenario, or several to compare.")],
+    runs: Annotated[
+        int | None, typer.Option("--runs", help="Replications: 200; with --precision at most these, or 10,000.")
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option("--precision", metavar="SHARE", help="Stop when the mean wall-clock is known to this, as 0.5%."),
+    ] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", help="Processes; as many as processors.")] = None,
+    every_row: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write every replication, too.")
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Draw when it finishes: .png, .svg, .pdf.")
+    ] = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+    output: OutputOption = None,
+) -> None:
+    """Simulate the run many times with other failures: P10, P50 and P90 of finish, MFU and cost, and how sure they are.
+
+    Several scenarios meet the same failures and are compared in pairs. Ctrl-C reports what was finished.
+    """
+    for path in (output, every_row, picture):
+        refuse_existing(path)
+    refuse_no_picture(picture)
+    from simulator.studies.replicate import read_precision, replicate_scenarios
+
+    share = None if precision is None else read_precision(precision)
+    with progress_bar() as progress:
+        found = replicate_scenarios(scenarios, overrides or (), number=runs, precision=share, jobs=jobs, tell=progress)
+    if every_row is not None:
+        write(found.csv(), every_row)
+    if as_json:
+        write(dump(found.figures()), output)
+    else:
+        from simulator.report.replications import replications_report
+        from simulator.report.tables import render
+
+        write(render(replications_report(found), plain=output is not None), output)
+    if picture is not None:
+        from simulator.report.replications_plot import plot_replications
+
+        plot_replications(found, picture)
+    if found.stopped == "interrupted":
+        if as_json or output is not None:  # else the report has said so
+            told = f"trainsim: interrupted: {len(found.rows):,} of {found.asked:,} replications were finished"
+            typer.echo(told, err=True)
+        raise typer.Exit(130)
 
 
 @app.command()
@@ -127,32 +180,6 @@ def memory(
 
 
 @app.command()
-def plot(
-    what: Annotated[str, typer.Argument(metavar="WHAT", help="step: the pipeline's timeline and where the step goes.")],
-    scenario: ScenarioArgument,
-    output: Annotated[Path, typer.Option("--output", metavar="FILE", help="A new .png, .svg or .pdf.")],
-    overrides: SetOption = None,
-) -> None:
-    """Draw a picture of a scenario."""
-    refuse_existing(output)
-    from simulator.errors import ScenarioError
-
-    if what != "step":
-        raise ScenarioError(f"no picture {what!r}; there is: step", field="plot")
-    if output.suffix not in (".png", ".svg", ".pdf"):
-        raise ScenarioError(
-            f"{output.suffix or 'no suffix'} is not a picture; use .png, .svg or .pdf", file=str(output)
-        )
-    from simulator.report.plots import plot_step
-    from simulator.scenario.scenario import load
-    from simulator.studies.simulate import simulate
-
-    with progress_bar() as progress:
-        simulation = simulate(load(scenario, overrides or ()), progress)
-    plot_step(simulation, output)
-
-
-@app.command()
 def topology(
     name: Annotated[str, typer.Argument(metavar="FILE", help="A cluster file, a shipped topology, or a scenario.")],
     overrides: SetOption = None,
@@ -206,7 +233,7 @@ def calibrate(
 
 @app.command(name="list")
 def list_() -> None:
-    """List the shipped scenarios and topologies, and the catalogue's models, accelerators and software stacks."""
+    """List shipped scenarios and topologies, and the catalogue's models, accelerators, stacks and failures."""
     from simulator.report.tables import list_report, render
     from simulator.studies.show import catalogue
 

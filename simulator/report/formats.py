@@ -5,18 +5,25 @@ Pinned by tests/report/test_formats.py.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
-_PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+_PREFIXES = ((1e24, "Y"), (1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 # unit, seconds in it, seconds from which it is used: minutes late, because step times are compared in seconds
 _LONG = (("d", 86400.0, 2 * 86400.0), ("h", 3600.0, 2 * 3600.0), ("min", 60.0, 600.0))
 _SHORT = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6))
-_FRACTIONS = ("mfu", "hfu", "bubble", "goodput", "effective")
+_FRACTIONS = ("mfu", "hfu", "bubble", "goodput", "effective", "healthy", "failure_induced", "ettr")
 
 
 def percent(fraction: float) -> str:
     """Format a fraction as a percentage with one decimal."""
     return f"{_positive_zero(100 * fraction, 1):.1f} %"
+
+
+def points(fraction: float, whole: float = 1.0) -> str:
+    """Format a part of an MFU in points of it: two decimals, or more where the whole MFU is less than a point."""
+    digits = 2 if whole >= 0.01 or whole <= 0 else min(9, 1 - math.floor(math.log10(100 * whole)) + 1)
+    return f"{_positive_zero(100 * fraction, digits):.{digits}f}"
 
 
 def count(number: float) -> str:
@@ -44,6 +51,13 @@ def seconds(time: float) -> str:
     return seconds_beside(time)(time)
 
 
+def duration(time: float) -> str:
+    """Format a time of people and machines, minutes early and one decimal: ``23.7 s``, ``9.8 min``, ``2.9 h``."""
+    if 1.0 <= abs(time) < 120.0 or time == 0:
+        return f"{time:.1f} s"
+    return f"{time / 60:.1f} min" if 120.0 <= abs(time) < 600.0 else seconds(time)
+
+
 def seconds_beside(reference: float) -> Callable[[float], str]:
     """Formatter of times in the unit that fits a reference, for columns that are added up or compared."""
     unit, size = next(((unit, size) for unit, size in _SHORT if abs(reference) >= size), _SHORT[-1])
@@ -60,6 +74,8 @@ def by_key(key: str, value: float | None) -> str:
         return seconds(value)
     if key.endswith("_bytes"):
         return quantity(value, "B")
+    if key.endswith("_kwh"):
+        return quantity(1000 * value, "Wh")
     if key.endswith("_usd"):
         return amount(value, "USD")
     if key.endswith("_flops"):

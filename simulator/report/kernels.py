@@ -28,7 +28,7 @@ def kernel_report(found: KernelValidation) -> Report:
     reasons: dict[str, list[str]] = defaultdict(list)
     for row in found.refused:
         reasons[row.refused or ""].append(row.id)
-    parts.append(Text(f"Refused: {len(found.refused)} rows"))
+    parts.append(Text(f"Refused: {len(found.refused)} {'row' if len(found.refused) == 1 else 'rows'}"))
     parts += [Text(f"  {len(rows)} ({', '.join(rows[:3])}{', ...' if len(rows) > 3 else ''}): {reason}")
               for reason, rows in reasons.items()]  # fmt: skip
     return parts

@@ -45,7 +45,7 @@ def memory_report(plan: MemoryPlan) -> Report:
         Text(f"per GPU in GB (1e9 bytes); a {accelerator.name} has {gigabytes(plan.capacity)}"),
         Text(""),
     ]
-    report += _parts(plan) + _totals(plan) + _largest(plan)
+    report += _parts(plan) + _totals(plan) + _largest(plan) + _on_the_host(plan)
     return report + (_changes(plan) if plan.problem else [Text("It fits.", style="green")])
 
 
@@ -79,6 +79,15 @@ def _largest(plan: MemoryPlan) -> Report:
     return [Text(f"Stage {fullest.rank}, the fullest", style="bold"), table, Text("")]
 
 
+def _on_the_host(plan: MemoryPlan) -> Report:
+    needed, host = max(stage.host for stage in plan.stages), plan.scenario.host
+    if not needed or host is None:
+        return []
+    target = plan.scenario.training.optimizer.offload
+    text = f"Optimizer offloaded to {target}: {gigabytes(needed)} of {gigabytes(host.memory)} GB host memory a GPU"
+    return [Text(text), Text("")]
+
+
 def _changes(plan: MemoryPlan) -> Report:
     table = _table(("change", "needs", "fits"))
     for change in plan.changes:
@@ -105,7 +114,8 @@ def validation_report(found: MemoryValidation) -> Report:
     if worst is not None:
         report.append(Text(f"worst: {worst['id']}, {percent(worst['error'])}"))
     reasons = Counter(each.refused for each in found.outcomes if each.refused is not None)
-    report.append(Text(f"refused: {sum(reasons.values())} rows"))
+    count = sum(reasons.values())
+    report.append(Text(f"refused: {count} {'row' if count == 1 else 'rows'}"))
     return report + [Text(f"  {count}: {reason}") for reason, count in reasons.most_common()]
 
 

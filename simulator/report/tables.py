@@ -5,13 +5,10 @@ Pinned by tests/report/test_tables.py.
 
 from __future__ import annotations
 
-import io
-import shutil
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
@@ -19,82 +16,36 @@ from rich.text import Text
 
 from simulator.physics.schedules.execution import DryRun, dry_run
 from simulator.physics.schedules.grids import format_grid
-from simulator.report.formats import amount, by_key, count, is_fraction, percent, quantity, seconds, seconds_beside
+from simulator.report.campaign import campaign_report
+from simulator.report.formats import (
+    amount,
+    by_key,
+    count,
+    is_fraction,
+    percent,
+    points,
+    quantity,
+    seconds,
+    seconds_beside,
+)
+from simulator.report.layout import Fitted, Report, finished, heading, pairs, render, section, table
 from simulator.studies.compare import Comparison
 from simulator.studies.show import Description
 from simulator.studies.simulate import Simulation
 
-Report = list[RenderableType]
+__all__ = [
+    "Report",
+    "compare_report",
+    "list_report",
+    "published_text",
+    "render",
+    "run_report",
+    "show_report",
+    "verdict",
+]
+
 Rows = Sequence[tuple[str, list[float | None]]]
 TextRows = list[tuple[str, list[tuple[str, str]]]]
-
-_WIDTH = 120
-
-
-def render(report: Report, *, plain: bool = False, width: int | None = None) -> str:
-    """Text of a report: coloured and as wide as the terminal on one, plain and 120 columns in a pipe or a file."""
-    terminal = sys.stdout.isatty() and not plain
-    if width is None:
-        width = shutil.get_terminal_size((_WIDTH, 24)).columns if terminal else _WIDTH
-    buffer = io.StringIO()
-    console = Console(
-        file=buffer,
-        width=width,
-        force_terminal=terminal,
-        highlight=False,
-        emoji=False,
-        markup=False,
-        legacy_windows=False,
-    )
-    for part in report:
-        console.print(part)
-    return "\n".join(line.rstrip() for line in buffer.getvalue().split("\n"))
-
-
-class _Fitted:
-    """What is drawn for the width at hand."""
-
-    def __init__(self, draw: Callable[[Console, ConsoleOptions], RenderableType]) -> None:
-        self._draw = draw
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield self._draw(console, options)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for position, column in enumerate(columns):
-        table.add_column(column, justify="left" if position == 0 else "right", header_style="dim", no_wrap=True)
-    return table
-
-
-def _section(title: str, *content: RenderableType) -> Report:
-    return [Text(title, style="bold"), *content, Text("")]
-
-
-def _pairs(title: str, rows: Sequence[tuple[str, str]]) -> Report:
-    table = _table("", "")
-    table.show_header = False
-    table.columns[1].justify, table.columns[1].no_wrap = "left", False
-    for row in rows:
-        table.add_row(*row)
-    return _section(title, table)
-
-
-def _heading(name: str, description: str) -> Report:
-    parts: Report = [Text(name, style="bold underline")]
-    if description:
-        parts.append(Text(" ".join(description.split())))
-    return [*parts, Text("")]
-
-
-def _warnings(warnings: Sequence[str]) -> Report:
-    return [Text(f"warning: {warning}", style="yellow") for warning in warnings]
-
-
-def _finished(report: Report, warnings: Sequence[str]) -> Report:
-    """Warnings last, and no blank line at the end."""
-    return [*report, *_warnings(warnings)] if warnings else report[:-1]
 
 
 # --- run -------------------------------------------------------------------------------------------------------------
@@ -103,13 +54,14 @@ def _finished(report: Report, warnings: Sequence[str]) -> Report:
 def run_report(simulation: Simulation) -> Report:
     """Step, breakdown, memory, campaign and published figures."""
     scenario = simulation.scenario
-    report = _heading(scenario.name, scenario.description)
+    report = heading(scenario.name, scenario.description)
     report += _step(simulation) + _breakdown(simulation) + _memory(simulation)
     if simulation.campaign_figures is not None:
-        report += _campaign(simulation)
+        measured = scenario.reliability is not None and scenario.reliability.step_time is not None
+        report += campaign_report(simulation.campaign_figures, scenario.training.tokens or 0.0, measured)
     if scenario.expected:
         report += _expected(simulation)
-    return _finished(report, simulation.warnings)
+    return finished(report, simulation.warnings)
 
 
 def _step(simulation: Simulation) -> Report:
@@ -124,7 +76,7 @@ def _step(simulation: Simulation) -> Report:
     ideal = step["bubble_fraction_theory"]
     theory = "" if ideal is None else f"(theory of the schedule {percent(ideal)})"
     rows.append(("bubble fraction", f"{percent(step['bubble_fraction'])}  {theory}"))
-    return _pairs(f"Step of {count(scenario.gpus)} GPUs, {count(scenario.num_microbatches)} microbatches", rows)
+    return pairs(f"Step of {count(scenario.gpus)} GPUs, {count(scenario.num_microbatches)} microbatches", rows)
 
 
 def _trust(uncertainty: dict[str, Any] | None) -> str:
@@ -136,69 +88,38 @@ def _trust(uncertainty: dict[str, Any] | None) -> str:
 
 
 def _breakdown(simulation: Simulation) -> Report:
-    table = _table("", "time", "share")
+    drawn = table("", "time", "share")
     parts, time = simulation.step_figures["breakdown_s"], simulation.step_figures["step_time_s"]
     in_unit = seconds_beside(time)
     for key, value in [*parts.items(), ("sum", sum(parts.values()))]:
         if value:
-            table.add_row(key, in_unit(value), percent(value / time))
-    return _section("Where the step goes (average over all GPUs)", table)
+            drawn.add_row(key, in_unit(value), percent(value / time))
+    return section("Where the step goes (average over all GPUs)", drawn)
 
 
 def _memory(simulation: Simulation) -> Report:
     capacity = simulation.scenario.accelerator.memory
     fullest = max(simulation.memory, key=lambda stage: stage.total)
-    table = _table("", "size", "of capacity")
+    drawn = table("", "size", "of capacity")
     for part, size in [*fullest.parts.items(), ("total", fullest.total)]:
         if size:
-            table.add_row(part, quantity(size, "B"), percent(size / capacity))
-    table.add_row("capacity", quantity(capacity, "B"), "")
-    return _section(f"Memory per GPU, fullest pipeline stage ({fullest.rank})", table)
-
-
-def _campaign(simulation: Simulation) -> Report:
-    run, scenario = simulation.campaign_figures, simulation.scenario
-    assert run is not None
-    owned = f"  (over all {count(run['job_gpus'] + run['spare_gpus'])} GPUs {percent(run['effective_mfu_owned'])})"
-    spares = f"  ({count(run['job_gpus'])} + {count(run['spare_gpus'])} spare GPUs)"
-    rows = [
-        ("wall-clock", seconds(run["wall_clock_s"])),
-        ("effective MFU", percent(run["effective_mfu"]) + (owned if run["spare_gpus"] else "")),
-        ("goodput", percent(run["goodput"])),
-        ("failures", count(run["failures"]) + _by_class(run["failures_by_class"])),
-        *_fates(run),
-        ("GPU-hours", count(run["gpu_hours"]) + (spares if run["spare_gpus"] else "")),
-        ("cost", "no price given" if run["cost_usd"] is None else by_key("cost_usd", run["cost_usd"])),
-    ]
-    return _pairs(f"Run of {count(run['steps'])} steps, {amount(scenario.training.tokens or 0, 'tokens')}", rows)
-
-
-def _fates(run: dict[str, Any]) -> list[tuple[str, str]]:
-    """Where the wall-clock went that did not go into steps that were kept."""
-    return [
-        (key.removesuffix("_s").replace("_", " "), f"{seconds(run[key])}  ({percent(run[key] / run['wall_clock_s'])})")
-        for key in ("lost_work_s", "checkpoint_s", "detection_s", "restart_s", "waiting_s")
-    ]
-
-
-def _by_class(failures: dict[str, int]) -> str:
-    if len(failures) < 2:
-        return ""
-    return "  (" + ", ".join(f"{name} {count(number)}" for name, number in failures.items()) + ")"
+            drawn.add_row(part, quantity(size, "B"), percent(size / capacity))
+    drawn.add_row("capacity", quantity(capacity, "B"), "")
+    return section(f"Memory per GPU, fullest pipeline stage ({fullest.rank})", drawn)
 
 
 def _expected(simulation: Simulation) -> Report:
-    table = _table("", "simulated", "published", "", "source")
-    table.columns[4].justify, table.columns[4].no_wrap = "left", False
+    drawn = table("", "simulated", "published", "", "source")
+    drawn.columns[4].justify, drawn.columns[4].no_wrap = "left", False
     for entry in simulation.expected_figures():
-        table.add_row(
+        drawn.add_row(
             entry["name"],
             by_key(entry["name"], entry["simulated"]),
             published_text(entry["name"], entry["published"]),
             verdict(entry),
             entry["source"] + (f" ({entry['note']})" if entry["note"] else ""),
         )
-    return _section("Beside published figures", table)
+    return section("Beside published figures", drawn)
 
 
 def published_text(name: str, published: Any) -> str:
@@ -227,24 +148,26 @@ _TITLES = {
     "breakdown_s": "Where the step goes",
     "memory": "Memory per GPU, fullest pipeline stage",
     "campaign": "Run",
+    "mfu_loss": "MFU lost in the run (points)",
 }
-_COUNTS_OF_WORK = ("step.events", "step.solves")  # the simulator's own, of no interest beside the run's figures
+# The simulator's own counts, of no interest beside the run's figures; and what is said by another name.
+_LEFT_OUT = ("step.events", "step.solves", "campaign.finish_days", "campaign.ettr")
 
 
 def compare_report(comparison: Comparison) -> Report:
     """Every figure of every scenario, with the difference from the first."""
     named = zip(comparison.names, comparison.simulations, strict=True)
-    report = _pairs("Scenarios", [(name, simulation.scenario.name) for name, simulation in named])
+    report = pairs("Scenarios", [(name, simulation.scenario.name) for name, simulation in named])
     groups: dict[str, list[tuple[str, list[float | None]]]] = {}
     for key, values in comparison.rows():
         group, _, figure = key.partition(".")
-        if any(values) and key not in _COUNTS_OF_WORK:
+        if any(values) and key not in _LEFT_OUT:
             groups.setdefault(group, []).append((figure, values))
     for group, rows in groups.items():
-        texts = _parts(rows) if group == "breakdown_s" else _figures(rows)
-        report += _section(_TITLES[group], _side_by_side(comparison.names, texts))
+        texts = _TEXTS.get(group, _figures)(rows)
+        report += section(_TITLES[group], _side_by_side(comparison.names, texts))
     named = zip(comparison.names, comparison.simulations, strict=True)
-    return _finished(report, [f"{name}: {text}" for name, simulation in named for text in simulation.warnings])
+    return finished(report, [f"{name}: {text}" for name, simulation in named for text in simulation.warnings])
 
 
 def _side_by_side(names: Sequence[str], rows: TextRows) -> RenderableType:
@@ -252,10 +175,10 @@ def _side_by_side(names: Sequence[str], rows: TextRows) -> RenderableType:
 
     def block(others: Sequence[int]) -> Table:
         columns = [part for other in others for part in (names[other], "difference")]
-        table = _table("", names[0], *columns)
+        drawn = table("", names[0], *columns)
         for figure, cells in rows:
-            table.add_row(figure, cells[0][0], *(part for other in others for part in cells[other]))
-        return table
+            drawn.add_row(figure, cells[0][0], *(part for other in others for part in cells[other]))
+        return drawn
 
     def draw(console: Console, options: ConsoleOptions) -> RenderableType:
         others, unbounded = range(1, len(names)), options.update(max_width=100_000)
@@ -265,7 +188,7 @@ def _side_by_side(names: Sequence[str], rows: TextRows) -> RenderableType:
                 break
         return Group(*[part for each in blocks for part in (each, Text(""))][:-1])
 
-    return _Fitted(draw)
+    return Fitted(draw)
 
 
 def _parts(rows: Rows) -> TextRows:
@@ -278,12 +201,23 @@ def _parts(rows: Rows) -> TextRows:
     return texts
 
 
+def _points(rows: Rows) -> TextRows:
+    """Parts of the MFU that was lost, in points."""
+    return [
+        (part, [(points(value or 0.0), _signed(points((value or 0.0) - (values[0] or 0.0)))) for value in values])
+        for part, values in rows
+    ]
+
+
 def _figures(rows: Rows) -> TextRows:
     """Value and difference from the first of every scenario."""
     return [
         (figure, [(by_key(figure, value), _difference(figure, values[0], value)) for value in values])
         for figure, values in rows
     ]
+
+
+_TEXTS = {"breakdown_s": _parts, "mfu_loss": _points}
 
 
 def _signed(text: str) -> str:
@@ -306,20 +240,20 @@ def _difference(figure: str, first: float | None, value: float | None) -> str:
 def show_report(description: Description) -> Report:
     """Cluster, model, groups, memory per stage and schedule."""
     scenario = description.scenario
-    report = _heading(scenario.name, scenario.description)
-    report += _pairs(
+    report = heading(scenario.name, scenario.description)
+    report += pairs(
         f"Cluster {scenario.cluster.name}", [("accelerator", scenario.accelerator.name), *description.cluster]
     )
     report += _model(description) + _groups(description) + _stages(description) + _schedule(description)
-    report += _pairs("Simulated as", [(key.replace("_", " "), count(n)) for key, n in description.classes.items()])
-    return _finished(report, description.warnings)
+    report += pairs("Simulated as", [(key.replace("_", " "), count(n)) for key, n in description.classes.items()])
+    return finished(report, description.warnings)
 
 
 def _model(description: Description) -> Report:
     model = description.model
     active = model["active_parameters"] != model["total_parameters"]
     parameters = count(model["total_parameters"])
-    return _pairs(
+    return pairs(
         f"Model {model['name']}",
         [
             ("parameters", parameters + (f"  ({amount(model['active_parameters'])} active)" if active else "")),
@@ -333,43 +267,43 @@ def _model(description: Description) -> Report:
 
 
 def _groups(description: Description) -> Report:
-    table = _table("axis", "groups", "size", "scale-up domains", "first group")
-    table.columns[4].justify, table.columns[4].no_wrap = "left", False
+    drawn = table("axis", "groups", "size", "scale-up domains", "first group")
+    drawn.columns[4].justify, drawn.columns[4].no_wrap = "left", False
     for row in description.groups:
         members = row["first"]
         shown = [*map(str, members)] if len(members) <= 6 else [*map(str, members[:4]), f"… {members[-1]}"]
-        table.add_row(row["axis"], count(row["groups"]), count(row["size"]), count(row["domains"]), ", ".join(shown))
+        drawn.add_row(row["axis"], count(row["groups"]), count(row["size"]), count(row["domains"]), ", ".join(shown))
     if not description.groups:
         return []
-    return _section(f"Groups of {count(description.scenario.gpus)} ranks", table)
+    return section(f"Groups of {count(description.scenario.gpus)} ranks", drawn)
 
 
 def _stages(description: Description) -> Report:
     """Stages in rows; the parts that hardly differ between them are one column, for `run` to tell apart."""
     shown = ("weights", "gradients", "optimizer", "activations")
-    table = _table("stage", *shown, "other", "total", "of capacity")
+    drawn = table("stage", *shown, "other", "total", "of capacity")
     capacity = description.scenario.accelerator.memory
     for stage in description.memory:
         parts = [stage.parts[part] for part in shown]
         sizes = [f"{size / 1e9:.2f}" for size in (*parts, stage.total - sum(parts), stage.total)]
-        table.add_row(str(stage.rank), *sizes, percent(stage.total / capacity))
-    return _section("Memory per GPU by pipeline stage (GB)", table)
+        drawn.add_row(str(stage.rank), *sizes, percent(stage.total / capacity))
+    return section("Memory per GPU by pipeline stage (GB)", drawn)
 
 
 def _schedule(description: Description) -> Report:
     schedule = description.scenario.training.schedule
     title = f"Schedule {schedule.kind}" + (f", vpp {schedule.vpp}" if schedule.vpp > 1 else "")
     title += f", {count(description.scenario.num_microbatches)} microbatches (a whole backward drawn as two forwards)"
-    return _section(title, _grid(dry_run(description.table, lambda action: 2.0 if action.kind == "B" else 1.0)))
+    return section(title, _grid(dry_run(description.table, lambda action: 2.0 if action.kind == "B" else 1.0)))
 
 
 def _grid(run: DryRun) -> RenderableType:
-    return _Fitted(lambda _, options: Text(format_grid(run, width=options.max_width), no_wrap=True))
+    return Fitted(lambda _, options: Text(format_grid(run, width=options.max_width), no_wrap=True))
 
 
 def list_report(names: dict[str, list[str]]) -> Report:
     """What is shipped, by kind."""
     report: Report = []
     for kind, entries in names.items():
-        report += _section(kind, Padding(Text(", ".join(entries)), (0, 0, 0, 2)))
+        report += section(kind, Padding(Text(", ".join(entries)), (0, 0, 0, 2)))
     return report[:-1]

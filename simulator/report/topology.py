@@ -6,14 +6,14 @@ Pinned by tests/studies/test_topology.py.
 from __future__ import annotations
 
 from simulator.report.formats import count, quantity, seconds
-from simulator.report.tables import Report, _finished, _heading, _pairs, _section, _table
+from simulator.report.layout import Report, finished, heading, pairs, section, table
 from simulator.studies.topology import Census
 
 
 def topology_report(census: Census) -> Report:
     """Counts, tiers, links, bisection and sample routes of a machine."""
     cluster = census.cluster
-    report = _heading(cluster.name, cluster.description)
+    report = heading(cluster.name, cluster.description)
     rows = [
         ("kind", cluster.topology.kind),
         ("accelerator", cluster.platform),
@@ -22,8 +22,8 @@ def topology_report(census: Census) -> Report:
         ("scale-up domains", count(census.domains)),
     ]
     rows += [(f"{kind} oversubscription", text) for kind, text in _ratios(census)]
-    return _finished(
-        [*report, *_pairs("Machine", rows), *_tiers(census), *_bisection(census), *_routes(census)], census.warnings
+    return finished(
+        [*report, *pairs("Machine", rows), *_tiers(census), *_bisection(census), *_routes(census)], census.warnings
     )
 
 
@@ -41,18 +41,18 @@ def _ratios(census: Census) -> list[tuple[str, str]]:
 
 
 def _tiers(census: Census) -> Report:
-    switches = _table("", "count", "links of one")
+    switches = table("", "count", "links of one")
     for each in census.switches:
         links = f"{each.fewest:,}" if each.fewest == each.most else f"{each.fewest:,} to {each.most:,}"
         switches.add_row(each.kind, count(each.count), links)
-    cables = _table("", "count", "of one", "together")
+    cables = table("", "count", "of one", "together")
     for tier in census.links:
         one = quantity(tier.most, "B/s")
         if tier.least < tier.most:
             one = f"{quantity(tier.least, 'B/s')} to {one}"
         cables.add_row(tier.kind, count(tier.links), one, quantity(tier.total, "B/s"))
     title = "Links (parallel cables are one; per direction, efficiency applied)"
-    return _section("GPUs, NICs and switches", switches) + _section(title, cables)
+    return section("GPUs, NICs and switches", switches) + section(title, cables)
 
 
 def _bisection(census: Census) -> Report:
@@ -60,7 +60,7 @@ def _bisection(census: Census) -> Report:
     if cut is None:
         return []
     crossing = ", ".join(f"{count(links)} {kind}" for kind, links in cut.cut.items()) or "nothing: they are apart"
-    return _pairs(
+    return pairs(
         "Bisection bandwidth (maximum flow from the first half of the GPUs to the second, one direction)",
         [
             ("GPUs", f"gpu0 to gpu{cut.gpus[0] - 1} against gpu{cut.gpus[0]} to gpu{sum(cut.gpus) - 1}"),
@@ -74,10 +74,10 @@ def _bisection(census: Census) -> Report:
 def _routes(census: Census) -> Report:
     if not census.paths:
         return []
-    table = _table("to", "links", "latency", "alone", "over")
-    table.columns[4].justify, table.columns[4].no_wrap = "left", False
+    drawn = table("to", "links", "latency", "alone", "over")
+    drawn.columns[4].justify, drawn.columns[4].no_wrap = "left", False
     for path in census.paths:
         hops = f"{path.hops:.4g}"
         rate = quantity(path.bandwidth, "B/s")
-        table.add_row(f"gpu{path.target}", hops, seconds(path.latency), rate, " ".join(path.passes[1:-1]) or "a link")
-    return _section("Routes from gpu0 (latency of wires and switches; the first of equal ways)", table)
+        drawn.add_row(f"gpu{path.target}", hops, seconds(path.latency), rate, " ".join(path.passes[1:-1]) or "a link")
+    return section("Routes from gpu0 (latency of wires and switches; the first of equal ways)", drawn)

@@ -13,7 +13,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from rich.table import Table
 from rich.text import Text
 
@@ -27,11 +29,10 @@ _SHOWN = 12  # reasons for refusing; the others are counted
 def validation_report(found: Validation) -> Report:
     """Errors by group and overall, and what was refused."""
     figures = found.figures()
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("group", max_width=46, no_wrap=True)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("group")  # a long name takes two lines of a narrow terminal, figures are never cut
     for header in ("rows", "refused", "MAPE", "bias", "worst", "rank corr."):
         table.add_column(header, justify="right", no_wrap=True)
-    table.add_column("worst row", max_width=30, no_wrap=True)
     for group in figures["groups"]:
         worst = group["worst"] or {"id": "", "error": None}
         correlation = group["rank_correlation"]
@@ -43,16 +44,22 @@ def validation_report(found: Validation) -> Report:
             _percent(group["bias"], signed=True),
             _percent(worst["error"], signed=True),
             "-" if correlation is None else f"{correlation:.3f}",
-            worst["id"],
         )
     total = figures["overall"]
     counts = (str(total["rows"]), str(total["refused"]))
-    table.add_row(
-        "overall", *counts, _percent(total["mape"]), _percent(total["bias"], signed=True), "", "", style="bold"
-    )
+    table.add_row("overall", *counts, _percent(total["mape"]), _percent(total["bias"], signed=True), style="bold")
     table.add_row("mean of groups", "", "", _percent(total["mean_of_groups"]), style="bold")
     title = Text("Training runs: predicted / measured - 1 of the step time (negative = optimistic)", style="bold")
-    return [title, table, *_refusals(found.outcomes)]
+    return [title, table, *_worst(found.outcomes), *_refusals(found.outcomes)]
+
+
+def _worst(outcomes: tuple[Outcome, ...]) -> Report:
+    """The row with the largest error; --json has that of every group."""
+    scored = [each for each in outcomes if each.error is not None]
+    if not scored:
+        return []
+    worst = max(scored, key=lambda each: abs(each.error or 0.0))
+    return [Text(f"worst: {worst.id}, {_percent(worst.error, signed=True)}")]
 
 
 def _percent(value: float | None, *, signed: bool = False) -> str:
@@ -65,7 +72,8 @@ def _refusals(outcomes: tuple[Outcome, ...]) -> Report:
     reasons = Counter(each.refused for each in outcomes if each.refused is not None and not each.malformed)
     if not reasons:
         return []
-    lines: Report = [Text(f"Refused: {sum(reasons.values())} rows that the simulator cannot represent")]
+    count = sum(reasons.values())
+    lines: Report = [Text(f"Refused: {count} {'row' if count == 1 else 'rows'} that the simulator cannot represent")]
     lines += [Text(f"  {count}: {reason}") for reason, count in reasons.most_common(_SHOWN)]
     if len(reasons) > _SHOWN:
         lines.append(Text(f"  and {len(reasons) - _SHOWN} other reasons; --json names all"))
@@ -106,8 +114,18 @@ def plot_validation(found: Validation, path: Path) -> None:
         error = sum(abs(each.error or 0.0) for each in rows) / len(rows)
         axis.set_title(f"{name[:34]}\n{len(rows)} rows, MAPE {100 * error:.1f} %", fontsize=7)
         axis.tick_params(labelsize=6, which="both")
+        for each in (axis.xaxis, axis.yaxis):
+            _plain_ticks(each, high / low)
     for axis in axes[len(groups) :]:
         axis.remove()
     figure.supxlabel("measured step, s", fontsize=8)
     figure.supylabel("predicted step, s (band: within 10 %)", fontsize=8)
     figure.savefig(path, dpi=110, metadata={"Software": None} if path.suffix == ".png" else None)
+
+
+def _plain_ticks(axis: Axis, span: float) -> None:
+    """Few round numbers instead of a power of ten at each tick: the narrower the axis, the finer the steps."""
+    steps = (1.0,) if span > 100 else (1.0, 3.0) if span > 10 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+    axis.set_major_locator(LogLocator(subs=steps))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())

@@ -38,6 +38,7 @@ from simulator.physics.collectives.plans import Plan, solo_time
 from simulator.physics.collectives.tuning import Tuning, architecture_of, catalogue
 from simulator.scenario.topology import Cluster
 from simulator.scenario.units import Bytes, Seconds, parse_quantity
+from simulator.studies.columns import missing_columns, names_any
 
 VALIDATION = Path(__file__).parents[1] / "validation"
 MACHINES = VALIDATION / "collective_machines.yaml"
@@ -142,7 +143,7 @@ def read_rows(path: Path) -> tuple[list[Row], list[Malformed]]:
             missing = [name for name in REQUIRED if name not in columns]
             if missing:
                 has = ", ".join(columns) or "no columns"
-                raise ScenarioError(f"column {missing[0]!r} is missing; it has {has}", file=str(path), line=1)
+                raise ScenarioError(f"{missing_columns(missing)}; it has {has}", file=str(path), line=1)
             lines = [(str(entry.get("id") or table.line_num), entry) for entry in table]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ScenarioError(f"cannot be read as a CSV table: {error}", file=str(path)) from error
@@ -262,7 +263,13 @@ def _network(
 ) -> dict[str, Any]:  # fmt: skip
     """NICs of a node: as many as serve its GPUs, with the bandwidth of several for one GPU added up."""
     text = network.lower()
-    fabric = next((each for each in _defaults()["fabrics"] if each["word"] in text), _defaults()["default_fabric"])
+    fabrics, others = _defaults()["fabrics"], _defaults()["other_words"]
+    fabric = next((each for each in fabrics if each["word"] in text), None)
+    if fabric is None:
+        if text and not names_any(others, text):
+            words = ", ".join([*(each["word"] for each in fabrics), *others])
+            raise LayoutError(f"network {network!r} names no network that we know; known words: {words}")
+        fabric = _defaults()["default_fabric"]
     usual = entry.get("unstated", entry) if fabric.get("unstated") else entry
     if nics is None:
         nics = usual["nics"]

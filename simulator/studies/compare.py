@@ -45,11 +45,13 @@ class Comparison:
 
 def _flatten(simulation: Simulation) -> dict[str, float]:
     fullest = max(simulation.memory, key=lambda stage: stage.total)
+    campaign = simulation.campaign_figures or {}
     groups: dict[str, dict[str, Any]] = {
         "step": {key: value for key, value in simulation.step_figures.items() if key != "breakdown_s"},
         "breakdown_s": simulation.step_figures["breakdown_s"],
         "memory": {"total_bytes": fullest.total, **{f"{part}_bytes": size for part, size in fullest.parts.items()}},
-        "campaign": simulation.campaign_figures or {},
+        "campaign": campaign,
+        "mfu_loss": {**campaign["mfu_loss"], **campaign["mfu_loss"]["parts"]} if campaign else {},
     }
     return {
         f"{group}.{key}": value
@@ -73,17 +75,17 @@ def compare(names: Sequence[str], overrides: Iterable[str] = (), progress: Progr
     tell = progress or (lambda _what, _fraction: None)
     scenarios, simulations = [], []
     for name in names:
-        with _naming(name):
+        with naming(name):
             scenarios.append(load(name, overrides))
     for position, (name, scenario) in enumerate(zip(names, scenarios, strict=True)):
         tell("scenarios", position / len(scenarios))
-        with _naming(name):
+        with naming(name):
             simulations.append(simulate(scenario))
-    return Comparison(_short_names(names), tuple(simulations))
+    return Comparison(short_names(names), tuple(simulations))
 
 
 @contextmanager
-def _naming(name: str) -> Iterator[None]:
+def naming(name: str) -> Iterator[None]:
     """Say in an error which of the scenarios it is about, where it does not say so itself."""
     try:
         yield
@@ -97,6 +99,7 @@ def _naming(name: str) -> Iterator[None]:
         raise type(error)(f"{name}: {error}") from error
 
 
-def _short_names(names: Sequence[str]) -> tuple[str, ...]:
+def short_names(names: Sequence[str]) -> tuple[str, ...]:
+    """What to call scenarios: their files without folder and suffix, where these differ."""
     stems = [Path(name).stem for name in names]
     return tuple(stems) if len(set(stems)) == len(stems) else tuple(names)

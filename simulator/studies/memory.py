@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from simulator import __version__
 from simulator.errors import SimulatorError
 from simulator.physics.memory import StageMemory, check_capacity
+from simulator.scenario.pipeline import num_stages
 from simulator.scenario.scenario import Scenario, load
 from simulator.scenario.units import Bytes
 from simulator.studies.simulate import plan_memory
@@ -76,16 +77,23 @@ class MemoryPlan:
             "version": __version__,
         }
 
+    @property
+    def _chunks(self) -> int:
+        """Stages of a rank: a chunk in flight is that share of a microbatch."""
+        schedule, pp = self.scenario.training.schedule, self.scenario.parallelism.pp or 1
+        return num_stages(schedule.kind, pp, schedule.vpp) // pp
+
     def _stage_figures(self, stage: StageMemory) -> dict[str, Any]:
         return {
             "stage": stage.rank,
-            "microbatches_in_flight": stage.in_flight / self.scenario.training.schedule.vpp,
+            "microbatches_in_flight": stage.in_flight / self._chunks,
             "allocated_bytes": stage.allocated,
             "reserved_bytes": stage.reserved,
             "device_bytes": stage.total,
             "needed_bytes": stage.needed,
             "optimizer_step_bytes": stage.optimizer_step,
             "share_of_capacity": stage.needed / self.capacity,
+            "host_bytes": stage.host,
             "parts_bytes": dict(stage.parts),
         }
 
@@ -100,7 +108,7 @@ def memory_plan(name: str | Path, overrides: Sequence[str] = ()) -> MemoryPlan:
     """
     scenario = load(name, overrides)
     stages = plan_memory(scenario)
-    problem = check_capacity(scenario.accelerator, stages)
+    problem = check_capacity(scenario.accelerator, stages, scenario.host)
     changes = () if problem is None else _try_changes(name, tuple(overrides), scenario)
     return MemoryPlan(scenario, stages, problem, changes)
 
@@ -129,6 +137,10 @@ def _singles(scenario: Scenario) -> Iterator[tuple[str, ...]]:
         yield (f"training.micro_batch_size={training.micro_batch_size // 2}",)
     if training.optimizer.state_dtype == "fp32":
         yield ("training.optimizer.state_dtype=bf16",)
+    if training.optimizer.no_sync:
+        yield ("training.optimizer.no_sync=false",)
+    if training.optimizer.offload is None and scenario.host is not None:
+        yield ("training.optimizer.offload=cpu",)
     dp = split.dp or 1
     for axis in ("tp", "pp", "cp"):
         if dp % 2 == 0:
@@ -145,4 +157,4 @@ def _tried(name: str | Path, overrides: tuple[str, ...], changes: Iterable[tuple
         except SimulatorError:
             continue  # the split or the batch does not allow it
         needed = max(stage.needed for stage in stages)
-        yield Change(change, needed, check_capacity(scenario.accelerator, stages) is None)
+        yield Change(change, needed, check_capacity(scenario.accelerator, stages, scenario.host) is None)

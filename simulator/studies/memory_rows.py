@@ -19,6 +19,7 @@ from simulator.errors import ScenarioError
 from simulator.scenario.explain import nearest
 from simulator.scenario.hardware import read_accelerators
 from simulator.scenario.units import Bytes
+from simulator.studies.columns import missing_columns
 
 COUNTS = (
     "layers", "hidden", "heads", "kv_heads", "ffn_hidden", "vocab", "seq_len", "gpus", "dp", "tp", "pp", "micro_batch",
@@ -108,8 +109,7 @@ def read_memory_rows(path: Path) -> Iterator[MemoryRow | MalformedRow]:
     missing = [column for column in REQUIRED if column not in (reader.fieldnames or ())]
     if missing:
         raise ScenarioError(
-            f"column {missing[0]!r} is missing ({len(missing)} in all: {', '.join(missing)}); a table of memory needs"
-            f" {', '.join(REQUIRED)}",
+            f"{missing_columns(missing)}; a table of memory needs {', '.join(REQUIRED)}",
             file=str(path),
         )
     for line, cells in enumerate(reader, start=2):

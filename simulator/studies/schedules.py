@@ -103,7 +103,7 @@ def view_schedule(
     if pp == 1:
         raise ScheduleError("pp is 1: with one pipeline rank there is nothing to schedule; use pp 2 or more")
     if kind == "interleaved" and chunks == 1:
-        raise ScheduleError("schedule interleaved needs vpp of 2 or more; with one chunk per rank use 1f1b")
+        raise ScheduleError("schedule interleaved needs vpp of 2 or more (--vpp 2); with one chunk per rank use 1f1b")
     for name, seconds in times._asdict().items():
         if not math.isfinite(seconds) or seconds < 0 or (seconds == 0 and name != "message"):
             raise ScheduleError(f"{name} is {seconds:g}; a time must be {'0 or ' if name == 'message' else ''}positive")

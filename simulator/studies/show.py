@@ -21,6 +21,7 @@ from simulator.physics.schedules.tables import SCHEDULES, Table
 from simulator.scenario.expected import FIGURES
 from simulator.scenario.hardware import read_accelerators
 from simulator.scenario.pipeline import stage_layers
+from simulator.scenario.reliability.presets import read_presets
 from simulator.scenario.scenario import Scenario, model_names
 from simulator.scenario.shipped import shipped_names
 from simulator.scenario.stacks import read_stacks
@@ -142,6 +143,8 @@ def scenario_schema() -> dict[str, Any]:
     kinds = {"type": "string", "enum": [kind for kind in SCHEDULES if kind != "interleaved"]}  # that one needs its vpp
     training = schema["$defs"]["Training"]["properties"]
     training["schedule"] = {"anyOf": [kinds, training["schedule"]]}
+    phase = schema["$defs"]["Phase"]["properties"]
+    phase["model"] = {"anyOf": [{"type": "string", "description": "as `model` of the scenario"}, phase["model"]]}
     schema["properties"]["expected"] = _expected_schema(schema["$defs"])
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "trainsim scenario"
@@ -168,8 +171,13 @@ def _drop_foreign_defaults(schema: Any) -> None:
     parts = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ()
     for part in parts:
         _drop_foreign_defaults(part)
-    if isinstance(schema, dict) and schema.get("type") == "string" and not isinstance(schema.get("default", ""), str):
+    if isinstance(schema, dict) and _is_quantity(schema) and not isinstance(schema.get("default", ""), str):
         del schema["default"]
+
+
+def _is_quantity(schema: dict[str, Any]) -> bool:
+    """A unit string, or a duration: pydantic writes a default (median, sigma) as a list."""
+    return schema.get("type") == "string" or ("anyOf" in schema and isinstance(schema.get("default"), list))
 
 
 def catalogue() -> dict[str, list[str]]:
@@ -180,4 +188,5 @@ def catalogue() -> dict[str, list[str]]:
         "models": model_names(),
         "accelerators": sorted({accelerator.name for accelerator in read_accelerators().values()}),
         "software stacks": list(read_stacks()),
+        "failure presets": list(read_presets()),
     }

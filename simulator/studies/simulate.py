@@ -11,21 +11,24 @@ from typing import Any, NamedTuple
 
 from simulator import __version__
 from simulator.engine.campaign import simulate_campaign
-from simulator.engine.iteration import simulate_step
 from simulator.errors import CapacityError, LayoutError
-from simulator.physics.campaign_plan import CampaignPlan, campaign_plan
-from simulator.physics.checkpoints import checkpoint_bytes, transfer_time
+from simulator.physics.campaign.plan import CampaignPlan
+from simulator.physics.campaign.planning import job_spares
 from simulator.physics.cluster import ClusterGraph, build_cluster
 from simulator.physics.memory import StageMemory, check_capacity, job_memory
 from simulator.physics.program.build import build_program, rank_of, schedule_table
 from simulator.physics.program.steps import StepProgram
 from simulator.physics.stages import cut_by
 from simulator.records import CampaignResult, StepResult
-from simulator.results.metrics import campaign_figures, step_figures
-from simulator.results.own_time import own_time
+from simulator.results.campaign import campaign_figures, fleet_of
+from simulator.results.metrics import step_figures
 from simulator.scenario.expected import Expected, agrees
 from simulator.scenario.pipeline import stage_layers
 from simulator.scenario.scenario import Scenario
+from simulator.studies.optimal_interval import at_interval, optimal_interval
+from simulator.studies.phases import PreparedRun, Simulated, prepare_run
+from simulator.studies.run_warnings import run_warnings
+from simulator.studies.step_times import simulate_program
 from simulator.studies.uncertainty import uncertainty
 
 Progress = Callable[[str, float], None]
@@ -39,6 +42,8 @@ class Simulation:
     ----------
     step_figures, campaign_figures
         As in the JSON output; no campaign without `tokens`.
+    plan, run
+        What the campaign executed, and the step times that it asked for.
     warnings
         What the user should know before trusting the figures.
     """
@@ -51,6 +56,8 @@ class Simulation:
     step_figures: dict[str, Any]
     campaign_figures: dict[str, Any] | None
     warnings: tuple[str, ...]
+    plan: CampaignPlan | None = None
+    run: PreparedRun | None = None
 
     def figures(self) -> dict[str, Any]:
         """Everything that can be printed or compared: the object that `--json` prints."""
@@ -116,7 +123,7 @@ def fit_or_refuse(scenario: Scenario, memory: tuple[StageMemory, ...]) -> list[s
     CapacityError
         Needed, available and the three largest parts.
     """
-    problem = check_capacity(scenario.accelerator, memory)
+    problem = check_capacity(scenario.accelerator, memory, scenario.host)
     if problem is None:
         return []
     if scenario.memory.enforce:
@@ -130,7 +137,7 @@ def recipe_warnings(scenario: Scenario) -> list[str]:
     """What is allowed but rarely meant."""
     found = []
     optimizer, pp = scenario.training.optimizer, scenario.parallelism.pp or 1
-    if optimizer.zero_stage >= 2 and pp > 1:
+    if optimizer.zero_stage >= 2 and pp > 1 and not (optimizer.zero_stage == 2 and optimizer.no_sync):
         found.append(
             f"zero_stage {optimizer.zero_stage} with pp {pp} communicates in every microbatch; "
             "Megatron and DeepSpeed pair pipelines with stage 1"
@@ -148,35 +155,22 @@ def recipe_warnings(scenario: Scenario) -> list[str]:
         found.append("recompute: selective has nothing to drop: flash attention keeps no scores")
     idle = scenario.cluster.gpus - scenario.gpus - spare_gpus(scenario)
     if idle > 0:
-        found.append(f"the job uses {scenario.gpus:,} of {scenario.cluster.gpus:,} GPUs; {idle:,} stay idle")
-    if idle < 0:
-        left = scenario.cluster.topology.nodes - job_nodes(scenario)
-        found.append(f"reliability.spares counts more nodes than the {left:,} of the cluster that the job leaves over")
+        spare = f"{spare_gpus(scenario):,} are spares, " if spare_gpus(scenario) else ""
+        found.append(f"the job uses {scenario.gpus:,} of {scenario.cluster.gpus:,} GPUs; {spare}{idle:,} stay idle")
     gemm = scenario.accelerator.kernels.gemm
     if all(model.fit is None for model in gemm.values()):
         found.append(f"kernel times of {scenario.accelerator.name} are a prior, not a fit to measurements")
     return found
 
 
-def plan_campaign(scenario: Scenario, step_time: float) -> CampaignPlan | None:
-    """The long run that the scenario asks for; None without `tokens`."""
-    steps = scenario.steps
-    if steps is None:
-        return None
-    if scenario.reliability is None:
-        return CampaignPlan(step_time=step_time, steps=steps, steps_per_save=steps + 1, save_time=0.0)
-    nodes = job_nodes(scenario)
-    save, load = _storage_times(scenario, nodes)
-    return campaign_plan(
-        scenario.reliability,
-        step_time=step_time,
-        steps=steps,
-        nodes=nodes,
-        gpus=scenario.gpus,
-        save_time=save,
-        load_time=load,
-        spares=scenario.cluster.topology.nodes - nodes,
-    )
+def choose_plan(run: PreparedRun, progress: Callable[[float], None] | None = None) -> CampaignPlan:
+    """Plan a run; the interval between saves is found by simulation where the scenario says `simulated`."""
+    plan = run.plan()
+    section = run.scenario.reliability
+    if section is None or section.checkpoint.interval.rule != "simulated":
+        return plan
+    best = optimal_interval(plan, run.step_times, run.scenario.seed, progress=progress)
+    return at_interval(plan, best.steps)
 
 
 def job_nodes(scenario: Scenario) -> int:
@@ -186,32 +180,7 @@ def job_nodes(scenario: Scenario) -> int:
 
 def spare_gpus(scenario: Scenario) -> int:
     """GPUs of the nodes that stand by; none where nothing fails or no run is simulated."""
-    if scenario.reliability is None or scenario.steps is None:
-        return 0
-    stated, topology = scenario.reliability.spares, scenario.cluster.topology
-    return (topology.nodes - job_nodes(scenario) if stated is None else stated) * topology.gpus_per_node
-
-
-def _storage_times(scenario: Scenario, nodes: int) -> tuple[float | None, float | None]:
-    """Seconds of a full save and of a load through the shared storage."""
-    storage, reliability = scenario.cluster.storage, scenario.reliability
-    if storage is None or reliability is None:
-        return None, None
-    size = checkpoint_bytes(scenario.model.total_parameters, reliability.checkpoint.bytes_per_parameter)
-    node = _node_bandwidth(scenario)
-    return (
-        transfer_time(size, storage.write_bandwidth, nodes, node),
-        transfer_time(size, storage.read_bandwidth, nodes, node),
-    )
-
-
-def _node_bandwidth(scenario: Scenario) -> float:
-    """Payload that a node can move to the storage: its NICs together. Without NICs only the storage is a limit."""
-    topology = scenario.cluster.topology
-    nic = getattr(topology, "nic", None)
-    if nic is None:
-        return float("inf")
-    return float(nic.bandwidth * nic.efficiency * (nic.per_node or topology.gpus_per_node))
+    return 0 if scenario.steps is None else sum(job_spares(scenario)) * scenario.cluster.topology.gpus_per_node
 
 
 MAX_STEPS = 20_000_000
@@ -306,14 +275,21 @@ def simulate(scenario: Scenario, progress: Progress | None = None, shortcuts: Sh
     program = build_program(scenario, cluster, folded=shortcuts.fold)
     _refuse_endless(program)
     tell("step", 0.0)
-    step = simulate_step(program, fuse=shortcuts.fuse, skip=shortcuts.skip)
-    if not scenario.training.schedule.synchronous:
-        step = own_time(step)
-    campaign = campaign_numbers = None
-    plan = plan_campaign(scenario, step.step_time)
-    if plan is not None:
-        campaign = simulate_campaign(plan, scenario.seed, progress=lambda fraction: tell("campaign", fraction))
-        campaign_numbers = campaign_figures(scenario, campaign, spare_gpus(scenario))
+    step = simulate_program(scenario, program, fuse=shortcuts.fuse, skip=shortcuts.skip)
+    given = Simulated(step.step_time, program.class_of_rank) if shortcuts.fold else None
+    run = prepare_run(scenario, cluster, given, lambda fraction: tell("step", fraction))
+    campaign = campaign_numbers = plan = None
+    if run is not None:
+        plan = choose_plan(run, lambda fraction: tell("interval", fraction))
+        campaign = simulate_campaign(
+            plan,
+            scenario.seed,
+            step_times=run.step_times,
+            keep_records=True,  # for what the figures say hour by hour
+            progress=lambda fraction: tell("campaign", fraction),
+        )
+        campaign_numbers = campaign_figures(fleet_of(scenario, plan), plan, campaign)
+        notes += run_warnings(scenario, plan, campaign_numbers)
     trust, doubts = uncertainty(scenario)
     return Simulation(
         scenario,
@@ -324,4 +300,6 @@ def simulate(scenario: Scenario, progress: Progress | None = None, shortcuts: Sh
         {**step_figures(scenario, program, step), "uncertainty": trust},
         campaign_numbers,
         (*notes, *doubts),
+        plan,
+        run,
     )

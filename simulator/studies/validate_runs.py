@@ -107,7 +107,8 @@ def _chosen(entries: list[Row | Malformed], split: str, group: str | None, name:
         entries = [entry for entry in entries if entry.group.lower().startswith(group.lower())]
         if not entries:
             groups = "; ".join(known) or "none"
-            raise ScenarioError(f"no group {group!r}{nearest(group, known)}; there are: {groups}", field="--group")
+            where = f"{'' if split == 'all' else f' in split {split}'}{nearest(group, known)}"
+            raise ScenarioError(f"no group {group!r}{where}; there are: {groups}", field="--group")
     if not entries:
         raise ScenarioError(f"no rows{'' if split == 'all' else f' of split {split}'} in the table", file=name)
     return entries

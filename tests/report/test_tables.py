@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from simulator.report.formats import seconds
 from simulator.report.tables import compare_report, list_report, render, run_report, show_report
 from simulator.studies.compare import compare
 from simulator.studies.show import describe_scenario
@@ -62,21 +63,21 @@ def test_a_run_shows_its_figures(tmp_path: Path) -> None:
     assert f"Memory per GPU, fullest pipeline stage ({fullest.rank})\n" in text
     assert row(text, "total")[0] == f"{fullest.total / 1e9:.4g} GB"
     assert row(text, "wall-clock") == [f"{run['wall_clock_s'] / 86400:.1f} d"]
-    assert row(text, "goodput") == [f"{100 * run['goodput']:.1f} %"]
+    assert row(text, "goodput")[0] == f"{100 * run['goodput']:.1f} %"
     assert row(text, "failures")[0] == f"{run['failures']}"
+    assert row(text, "lost work")[0] == seconds(run["lost_work_s"])
     assert row(text, "GPU-hours")[1] == "(16 + 8 spare GPUs)"
     assert "Run of 610,351,563 steps, 10 T tokens" in text
 
 
 def test_rows_of_nothing_are_left_out(tmp_path: Path) -> None:
-    """Parts of the step and of the memory that are zero have no row; the fates of the run always have one."""
+    """Parts of the step, of the memory and of the run that are zero have no row."""
     changes: dict[str, Any] = {"parallelism": {"pp": 1, "dp": 4}, "reliability": {"failures": [], "spares": 0}}
     text = render(run_report(simulate(load_small(tmp_path, **changes))))
-    for absent in ("exposed_cp", "bubble", "host"):
+    for absent in ("exposed_cp", "bubble", "host", "lost work", "restart", "spares"):
         assert not re.search(rf"^{absent}  ", text, re.MULTILINE), absent
     assert row(text, "failures") == ["0"]
-    assert len(row(text, "checkpoint")) == 2
-    assert row(text, "lost work") == ["0.000 s", "(0.0 %)"]
+    assert len(re.findall("^checkpoint  ", text, re.MULTILINE)) == 2, "a fate and its cause"
     assert len(row(text, "effective MFU")) == len(row(text, "GPU-hours")) == 1, "no spares to tell about"
 
 
@@ -149,7 +150,7 @@ def test_too_many_scenarios_wrap_into_blocks(width: int, tmp_path: Path) -> None
     assert "…" not in text
     headers = [line for line in text.splitlines() if line.startswith("   ") and "difference" in line]
     for position in range(1, 7):
-        assert sum(header.split().count(f"scenario-{position}") for header in headers) == 4
+        assert sum(header.split().count(f"scenario-{position}") for header in headers) == 5
     assert all(header.split()[0] == "scenario-0" for header in headers)
 
 

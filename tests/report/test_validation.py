@@ -26,7 +26,7 @@ def test_report_says_errors_and_reasons() -> None:
     text = render(validation_report(FOUND), plain=True)
     assert "-10.0 %" in text
     assert "+10.0 %" in text
-    assert "Refused: 1 rows" in text
+    assert "Refused: 1 row that" in text
     assert "1: too odd" in text
 
 

@@ -1,4 +1,4 @@
-"""Figures of a step and of a campaign, worked out by hand on a small job."""
+"""Figures of a step, worked out by hand on a small job."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from simulator.engine.iteration import simulate_step
 from simulator.physics.program.steps import StepProgram
 from simulator.physics.schedules.tables import build_table
-from simulator.records import CAMPAIGN_KEYS, CampaignResult, StepResult
-from simulator.results.metrics import campaign_figures, job_peak, step_figures
+from simulator.records import StepResult
+from simulator.results.metrics import job_peak, step_figures
 from simulator.scenario.scenario import Scenario
 from tests.engine.programs import pipeline, program
 from tests.small import load_small
@@ -71,44 +71,3 @@ def test_work_that_was_counted_is_passed_on(scenario: Scenario) -> None:
     result = StepResult(1.0, (8, 8), (), events=12, solves=3)
     figures = step_figures(scenario, program([], []), result)
     assert (figures["events"], figures["solves"]) == (12, 3)
-
-
-def test_a_campaign_by_hand(scenario: Scenario) -> None:
-    """1000 s, of which 600 s are 60 kept steps of 10 s; 16 job GPUs and 8 spares at 2 USD an hour.
-
-    Effective MFU: 60 steps of model FLOPs over 1000 s of 16 peaks; two thirds of that over 24 GPUs. 24 GPUs for
-    1000 s are 6.667 GPU-hours and 13.33 USD.
-    """
-    fates = (600.0, 150.0, 100.0, 40.0, 60.0, 50.0)
-    campaign = CampaignResult(1000.0, 60, dict(zip(CAMPAIGN_KEYS, fates, strict=True)), {"node": 2, "software": 3})
-    figures = campaign_figures(scenario, campaign, spare_gpus=8)
-    model = 3 * 16384 * (166_199_296 + 16_777_216)
-    assert figures == {
-        "wall_clock_s": 1000.0,
-        "effective_mfu": pytest.approx(60 * model / (PEAK * 1000)),
-        "effective_mfu_owned": pytest.approx(60 * model / (PEAK * 1000) * 2 / 3),
-        "goodput": 0.6,
-        "failures": 5,
-        "failures_by_class": {"node": 2, "software": 3},
-        "lost_work_s": 150.0,
-        "checkpoint_s": 100.0,
-        "detection_s": 40.0,
-        "restart_s": 60.0,
-        "waiting_s": 50.0,
-        "steps": 60,
-        "job_gpus": 16,
-        "spare_gpus": 8,
-        "gpu_hours": pytest.approx(24 * 1000 / 3600),
-        "job_gpu_hours": pytest.approx(16 * 1000 / 3600),
-        "cost_usd": pytest.approx(48 * 1000 / 3600),
-    }
-
-
-def test_without_a_price_there_is_no_cost(tmp_path: Path) -> None:
-    """The cost of a cluster without a price is null, not zero."""
-    scenario = load_small(tmp_path, cluster={"price_per_gpu_hour": None})
-    campaign = CampaignResult(10.0, 1, {**dict.fromkeys(CAMPAIGN_KEYS, 0.0), "productive": 10.0}, {})
-    figures = campaign_figures(scenario, campaign, spare_gpus=0)
-    assert figures["cost_usd"] is None
-    assert figures["effective_mfu_owned"] == figures["effective_mfu"]
-    assert figures["failures"] == 0

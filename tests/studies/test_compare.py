@@ -29,7 +29,8 @@ def test_every_number_has_a_row(pair: list[str]) -> None:
     comparison = compare(pair)
     assert comparison.names == ("narrow", "wide")
     keys = [key for key, _ in comparison.rows()]
-    assert list(dict.fromkeys(key.partition(".")[0] for key in keys)) == ["step", "breakdown_s", "memory", "campaign"]
+    groups = list(dict.fromkeys(key.partition(".")[0] for key in keys))
+    assert groups == ["step", "breakdown_s", "memory", "campaign", "mfu_loss"]
     first, second = comparison.simulations
     assert row(comparison, "step.mfu") == [first.step_figures["mfu"], second.step_figures["mfu"]]
     assert row(comparison, "breakdown_s.bubble")[1] == second.step_figures["breakdown_s"]["bubble"]

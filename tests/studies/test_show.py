@@ -120,7 +120,7 @@ def test_defaults_in_the_schema_are_what_a_file_could_say() -> None:
 
     visit(schema["properties"], "")
     for name, definition in schema["$defs"].items():
-        visit(definition["properties"], name)
+        visit(definition, name)
 
 
 # --- catalogue -------------------------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ def test_defaults_in_the_schema_are_what_a_file_could_say() -> None:
 def test_the_catalogue_names_what_can_be_loaded(tmp_path: Path) -> None:
     """Each listed model and stack is accepted; an accelerator is listed once, under its own name."""
     names = catalogue()
-    assert list(names) == ["scenarios", "topologies", "models", "accelerators", "software stacks"]
+    assert list(names) == ["scenarios", "topologies", "models", "accelerators", "software stacks", "failure presets"]
     assert "a100-80gb" in names["accelerators"]
     assert "a100-80gb-sxm" not in names["accelerators"]
     for model in ("gpt2", names["models"][0]):

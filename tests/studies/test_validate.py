@@ -94,6 +94,7 @@ def test_decade_and_error(tmp_path: Path) -> None:
         ("all_reduce,1,1,H100,NVLink,1024,20", "one GPU alone"),
         ("all_reduce,9,2,H100,IB,1024,20", "do not spread evenly over 2 nodes"),
         ("sendrecv,4,1,H100,NVLink,1024,20", "only pairs"),
+        ("all_reduce,16,2,H100,pigeons,1024,20", "network 'pigeons' names no network that we know; known words: efa"),
     ],
 )
 def test_rows_that_cannot_be_represented_are_refused(tmp_path: Path, line: str, reason: str) -> None:
@@ -128,7 +129,9 @@ def test_rows_that_cannot_be_read_are_malformed(tmp_path: Path, line: str, reaso
 
 def test_missing_file_and_missing_column(tmp_path: Path) -> None:
     """One message with file and column."""
-    with pytest.raises(ScenarioError, match=r"rows\.csv:1: column 'nodes' is missing; it has op, gpus"):
+    with pytest.raises(
+        ScenarioError, match=r"rows\.csv:1: columns 'nodes', 'platform', .* are missing; it has op, gpus"
+    ):
         validate_collectives(table(tmp_path, "all_reduce,8", header="op,gpus"))
     with pytest.raises(ScenarioError, match=r"none\.csv: cannot be read"):
         validate_collectives(tmp_path / "none.csv")

@@ -80,7 +80,7 @@ def test_one_row_by_hand(tmp_path: Path) -> None:
 
 def test_a_missing_column_is_one_error(tmp_path: Path) -> None:
     """It names the file, the column, and what a table needs."""
-    with pytest.raises(ScenarioError, match=r"rows\.csv: column 'kv_heads' is missing .* needs model, layers"):
+    with pytest.raises(ScenarioError, match=r"rows\.csv: column 'kv_heads' is missing; .* needs model, layers"):
         validate_memory(write_rows(tmp_path, {}, drop="kv_heads"))
     with pytest.raises(ScenarioError, match="cannot be read"):
         validate_memory(tmp_path / "none.csv")

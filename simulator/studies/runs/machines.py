@@ -15,9 +15,11 @@ from typing import Any
 
 import yaml
 
+from simulator.errors import LayoutError
 from simulator.scenario.hardware import find_accelerator
 from simulator.scenario.topology import Cluster
 from simulator.scenario.units import parse_quantity
+from simulator.studies.columns import names_any
 from simulator.studies.runs.table import Row
 
 MACHINES = Path(__file__).parents[2] / "validation" / "run_machines.yaml"
@@ -40,11 +42,20 @@ def _machine(name: str) -> dict[str, Any]:
 
 
 def _fabric(text: str) -> dict[str, Any]:
-    fabrics = _defaults()["fabrics"]
-    found: dict[str, Any] = next(
-        (entry for entry in fabrics if entry["word"] in text.lower()), _defaults()["default_fabric"]
-    )
-    return found
+    """What a fabric's words say of it.
+
+    Raises
+    ------
+    LayoutError
+        When no word is known.
+    """
+    fabrics, others = _defaults()["fabrics"], _defaults()["other_words"]
+    found: dict[str, Any] | None = next((entry for entry in fabrics if entry["word"] in text.lower()), None)
+    if found is None and not names_any(others, text):
+        words = ", ".join([*(entry["word"] for entry in fabrics), *others])
+        raise LayoutError(f"column fabric: {text!r} names no network that we know; known words: {words}")
+    default: dict[str, Any] = _defaults()["default_fabric"]
+    return default if found is None else found
 
 
 def describe_machine(row: Row, *, pxn: bool = True) -> tuple[Cluster, dict[str, Any]]:

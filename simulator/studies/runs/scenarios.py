@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from simulator.errors import SimulatorError
+from simulator.scenario.pipeline import num_stages
 from simulator.scenario.scenario import Scenario, fit, load_model, model_names
 from simulator.scenario.stacks import Stack, find_stack, read_stacks
 from simulator.scenario.training import Training
@@ -56,16 +57,26 @@ def describe(row: Row) -> tuple[Scenario, dict[str, Any]]:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise RefusedError(f"{field}: {first['msg'].removeprefix('Value error, ')}".removeprefix(": ")) from None
+        if field in row.cells:
+            field = f"column {field}"
+        reason = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "literal_error":
+            reason = f"{first['input']!r} is not simulated; known: {first['ctx']['expected'].replace(' or ', ', ')}"
+        raise RefusedError(f"{field}: {reason}".removeprefix(": ")) from None
     except SimulatorError as error:
         raise RefusedError(" ".join(str(error).split())) from None
 
 
 def stack_of(row: Row) -> tuple[Stack, dict[str, Any]]:
-    """The software stack: the longest prefix of the `software` column, else the generic one."""
+    """The software stack: the longest prefix of the `software` column, else the generic one.
+
+    Where a source ran its pipelines with a later release, `pipelined` of the entry names that.
+    """
     found = find_stack(row.software)
     if found is None:
         return read_stacks()["generic"], {"stack": "generic"}
+    if found.pipelined is not None and (row.get("pp") or 1) > 1:
+        return read_stacks()[found.pipelined], {"stack": found.pipelined}
     return found, {}
 
 
@@ -277,6 +288,12 @@ def describe_training(row: Row, stack: Stack, model: Transformer) -> tuple[Train
         "optimizer": optimizer,
         "stack": stack.name,
     }
+    if model.moe is not None and habits.expert_capacity_factor is not None:
+        fields |= {
+            "expert_capacity_factor": habits.expert_capacity_factor,
+            "expert_padding": habits.expert_padding,
+        }
+        assumed["expert_capacity_factor"] = habits.expert_capacity_factor
     return Training(**fields), assumed
 
 
@@ -304,14 +321,14 @@ def _schedule(row: Row, stack: Stack, model: Transformer, assumed: dict[str, Any
         kind = "interleaved"
     kind = _SCHEDULES.get(kind, kind)
     found = {"kind": kind, "vpp": vpp} if vpp > 1 else {"kind": kind}
-    return {**found, **_cut(row.get("pp") * vpp, stack, model, assumed)}
+    return {**found, **_cut(num_stages(kind, row.get("pp"), vpp), stack, model, assumed)}
 
 
 def _cut(stages: int, stack: Stack, model: Transformer, assumed: dict[str, Any]) -> dict[str, Any]:
     """How layers are shared out, where a stack weighs them or they do not divide."""
     layers = model.num_layers
     if stack.habits.stages == "by_cost":
-        found = cut_by_cost(model, stages)
+        found = cut_by_cost(model, stages, reached=stack.memory.stage_cut == "cost_reached")
         if found is not None:
             assumed["layers"] = list(found)
             return {"layers": found}
@@ -323,11 +340,11 @@ def _cut(stages: int, stack: Stack, model: Transformer, assumed: dict[str, Any])
     return {}
 
 
-def cut_by_cost(model: Transformer, stages: int) -> tuple[int, ...] | None:
+def cut_by_cost(model: Transformer, stages: int, *, reached: bool = False) -> tuple[int, ...] | None:
     """Layers of each stage as nanotron shares them out; None where that leaves one empty that may not be.
 
     Blocks go to a stage until their weights, the output layer's included, pass its share of all (huggingface/nanotron,
-    models/base.py, December 2024).
+    models/base.py, December 2024), or, since the fix of its pipeline, until they have `reached` it.
     """
     layer = model.attention_parameters + model.mlp_parameters
     output = model.vocab_size * model.hidden_size
@@ -336,7 +353,8 @@ def cut_by_cost(model: Transformer, stages: int) -> tuple[int, ...] | None:
     for _ in range(model.num_layers):
         found[stage] += 1
         cost += layer
-        if cost > total * (stage + 1) / stages and stage + 1 < stages:
+        share = total * (stage + 1) / stages
+        if (cost > share or (reached and cost == share)) and stage + 1 < stages:
             stage += 1
     for empty in [stage for stage in range(1, stages - 1) if not found[stage]]:
         # nanotron leaves it the output layer alone; here that stays on the last stage, and a neighbour gives a layer

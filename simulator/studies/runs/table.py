@@ -20,6 +20,7 @@ from typing import Any
 from simulator.errors import ScenarioError
 from simulator.scenario.explain import nearest
 from simulator.scenario.hardware import read_accelerators
+from simulator.studies.columns import missing_columns
 
 COUNTS = (
     "num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "vocab_size",
@@ -89,7 +90,8 @@ def read_table(path: Path) -> Iterator[Row | Malformed]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ScenarioError(f"cannot be read: {error}", file=str(path)) from None
+        reason = getattr(error, "strerror", None) or error  # without the path once more
+        raise ScenarioError(f"cannot be read: {reason}", file=str(path)) from None
     return parse_table(text, str(path))
 
 
@@ -99,8 +101,7 @@ def parse_table(text: str, name: str) -> Iterator[Row | Malformed]:
     header = reader.fieldnames or ()
     missing = [column for column in REQUIRED if column not in header]
     if missing:
-        columns = ", ".join(missing)
-        raise ScenarioError(f"the table lacks the column{'s' * (len(missing) > 1)} {columns}", file=name)
+        raise ScenarioError(f"{missing_columns(missing)}; a table of runs needs {', '.join(REQUIRED)}", file=name)
     if not any(column in header for column in ("step_time_s", "tokens_per_s_per_gpu")):
         raise ScenarioError("the table measures nothing: it needs step_time_s or tokens_per_s_per_gpu", file=name)
     return (_read_row(reader.line_num, cells) for cells in reader)
@@ -200,6 +201,8 @@ def _step_time(cells: dict[str, Any]) -> float:
     """Measured seconds of a step: as given, or from the throughput."""
     if "step_time_s" in cells:
         return float(cells["step_time_s"])
-    _need(cells, ("tokens_per_s_per_gpu", "global_batch_size"))
+    if "tokens_per_s_per_gpu" not in cells:
+        raise _CellError("tokens_per_s_per_gpu", "is blank, as is step_time_s; every row needs one of them")
+    _need(cells, ("global_batch_size",))
     tokens = cells["global_batch_size"] * cells["sequence_length"]
     return float(tokens / (cells["tokens_per_s_per_gpu"] * cells["gpus"]))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from simulator.scenario.stacks import read_stacks
-from simulator.studies.runs.scenarios import RefusedError, catalogue_model, cut_by_cost, describe
+from simulator.studies.runs.scenarios import RefusedError, catalogue_model, cut_by_cost, describe, stack_of
 from simulator.studies.runs.table import Row
 
 GPT: dict[str, Any] = {
@@ -151,10 +151,48 @@ def test_nanotron_weighs_the_output_layer() -> None:
         )
     )
     assert cut_by_cost(scenario.model, 2) == (11, 5)
-    assert scenario.training.schedule.layers == (11, 5)
+    # pipelines were run with the release after their fix: full once its weights reach its share
+    assert cut_by_cost(scenario.model, 2, reached=True) == (10, 6)
+    assert scenario.training.stack == "nanotron-2025-checked"
+    assert scenario.training.schedule.layers == (10, 6)
+
+
+def test_only_pipelines_were_run_with_the_later_release() -> None:
+    """Of one `software`, runs with a pipeline take the stack that the entry names for them."""
+    assert [stack_of(row("nanotron 2024-12", pp=pp, dp=32 // pp))[0].name for pp in (1, 2)] == [
+        "nanotron-2024",
+        "nanotron-2025-checked",
+    ]
 
 
 def test_shard_groups_smaller_than_dp() -> None:
     """InternEvo keeps the optimizer's shards inside a node."""
     scenario, _ = describe(row("InternEvo 2023", zero_stage=1, zero_group=8))
     assert scenario.training.optimizer.shard_group == 8
+
+
+def test_a_schedule_that_fixes_its_chunks() -> None:
+    """ZB-V cuts 4 ranks into 8 stages also where vpp is blank: 22 layers and both ends share them out evenly."""
+    made, assumed = describe(row(num_layers=22, pp=4, dp=8, schedule="zb-v", vpp=None, recompute="none"))
+    assert made.training.schedule.embedding_and_loss_as_layers
+    assert assumed["embedding_and_loss_as_layers"] is True
+
+
+def test_a_mixture_follows_its_stack() -> None:
+    """SimuMax measured mixtures padded to a capacity of 1, which is listed; a dense model of theirs has none."""
+    moe = {"num_experts": 8, "top_k": 2, "gated_mlp": True, "recompute": "none", "precision": "bf16"}
+    made, assumed = describe(row("Megatron-LM 23e00ed", **moe))
+    assert (made.training.expert_capacity_factor, made.training.expert_padding) == (1.0, True)
+    assert assumed["expert_capacity_factor"] == 1.0
+    dense, _ = describe(row("Megatron-LM 23e00ed", recompute="none"))
+    assert dense.training.expert_capacity_factor is None
+
+
+def test_a_wrong_word_names_its_column() -> None:
+    """Precision and fabric; the list of what is known is with them."""
+    with pytest.raises(RefusedError, match="column precision: 'bf2' is not simulated; known: 'fp32', 'tf32'"):
+        describe(row(precision="bf2"))
+    with pytest.raises(
+        RefusedError, match="column fabric: 'carrier pigeons' names no network that we know; known words"
+    ):
+        describe(row(fabric="carrier pigeons"))

@@ -67,7 +67,7 @@ def test_a_mistake_names_row_and_column(old: str, new: str, column: str, problem
 
 def test_a_missing_column_is_named(tmp_path: Path) -> None:
     """A table without accelerators is no table of runs; nor is one that measures nothing."""
-    with pytest.raises(ScenarioError, match=r"lacks the column accelerator"):
+    with pytest.raises(ScenarioError, match=r"column 'accelerator' is missing; a table of runs needs id, group"):
         parse_table(HEADER.replace("accelerator", "chip"), "table.csv")
     with pytest.raises(ScenarioError, match="measures nothing"):
         parse_table(HEADER.replace("step_time_s,tokens_per_s_per_gpu,", ""), "table.csv")
