@@ -68,7 +68,7 @@ def fit(name: str, rows: list[Row], **changes: float) -> tuple[float, float, flo
 
 
 PRIORS = {
-    "megatron-deepspeed-2021": "megatron-2021",  # the same layers on the same machine
+    "megatron-deepspeed-2021": "megatron-deepspeed-2022",  # the same layers, pipeline engine and repository
     "megatron-deepspeed-2023": "megatron-2021",  # the same layers, a fork of that Megatron-LM
     "zero-bubble-2023": "megatron-core-no-overlap",
     "megatron-core-2023": "nemo-2024",
