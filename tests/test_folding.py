@@ -117,6 +117,12 @@ UNEVEN = {
     # an ep group has 4 ranks on either of two nodes: the hot one and 3 beside it, and as its tokens come to its node on
     # its own rail (PXN), the one on that rail and 3 others on the other node
     "hot expert": Case(CLOS, {"tp": 2, "dp": 16, "ep": 8, "expert_imbalance": 0.5}, 4, model=MIXTURE),
+    "hot expert with a capacity": Case(
+        CLOS, {"tp": 2, "dp": 16, "ep": 8, "expert_imbalance": 0.5, "expert_capacity_factor": 1.25}, 4, model=MIXTURE
+    ),
+    "hot expert, once a node": Case(
+        CLOS, {"tp": 2, "dp": 16, "ep": 8, "expert_imbalance": 0.5, "stack": "nemo-2025"}, None, model=MIXTURE
+    ),
     # edp pairs of ranks in the same place of nodes 0 and 1, below one leaf, and of 2 and 4, below two: longer wires
     "rings of different hop counts": Case(
         LONG, {"tp": 1, "dp": 32, "ep": 16, "placement": (0, 2, 1, 4), "global_batch_size": 32}, 2, model=MIXTURE

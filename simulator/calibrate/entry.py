@@ -2,7 +2,7 @@
 
 The entry starts from a known accelerator (`like`), whose datasheet figures and unmeasured kernels it keeps, and
 replaces what was measured by fits to it. It is a file of its own, which `find_accelerator` takes by its path; a cluster
-takes its fields, with a `name`, inline under `accelerator`.
+names it under `accelerator`, or takes its fields, with a `name`, inline.
 
 Pinned by tests/calibrate/test_calibrate.py.
 """
@@ -57,7 +57,7 @@ def make_entry(measured: Measurements, like: Accelerator, name: str) -> dict[str
     shares = {kind: round(fit_stream(timed, like.memory_bandwidth)[1], 3) for kind, timed in by_kind.items()}
     kernels |= {"memory_kinds": {kind: each for kind, each in shares.items() if kind != "elementwise"}}
     kernels["memory_source"] = _SOURCE
-    fields |= {"aliases": [], "source": f"{like.source}; kernels {_SOURCE}"}
+    fields |= {"aliases": [], "like": like.like or like.name, "source": f"{like.source}; kernels {_SOURCE}"}
     del fields["name"]
     document: dict[str, Any] = {"accelerators": {name: fields}}
     Accelerator.model_validate({"name": name, **fields})

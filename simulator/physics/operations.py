@@ -15,12 +15,14 @@ class Kernel(NamedTuple):
     """One GPU kernel: expected seconds, the matmul FLOPs it executes (attention unmasked), and seconds at light speed.
 
     Light speed is the roofline of peak FLOP/s and peak memory bandwidth, with attention's mask: no kernel is faster.
+    `products` are the experts' products in it, which a stack may launch one by one.
     """
 
     name: str
     seconds: float
     flops: float = 0.0
     light: float = 0.0
+    products: int = 1
 
 
 class Collective(NamedTuple):

@@ -143,3 +143,11 @@ def stage_parameters(rank: Rank, stage: Stage) -> LocalParameters:
     """One stage's share, embedding and output layer included."""
     shares = [share for _, share in units(rank, stage)]
     return LocalParameters(sum(share.dense for share in shares), sum(share.expert for share in shares))
+
+
+def stage_tensors(model: Transformer, stage: Stage) -> int:
+    """Parameter tensors of a stage of dense layers: matrices (queries, keys and values are one), biases and norms."""
+    matrices = 2 + (3 if model.gated_mlp else 2)
+    biases = matrices if model.linear_bias else 0
+    norms = model.norms_per_layer * (2 if model.norm_bias else 1)
+    return len(stage.layers) * (matrices + biases + norms) + int(stage.embedding) + 2 * int(stage.output)

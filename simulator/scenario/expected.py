@@ -17,8 +17,10 @@ from simulator.scenario.units import parse_quantity
 FIGURES: dict[str, str | None] = {
     "step_time_s": "time", "tokens_per_s": "throughput", "tokens_per_s_per_gpu": "throughput", "mfu": None,
     "mfu_causal": None, "mfu_6nd": None, "hfu": None, "bubble_fraction": None, "bubble_overhead": None,
-    "wall_clock_s": "time", "effective_mfu": None, "effective_mfu_owned": None, "goodput": None, "failures": None,
-    "lost_work_s": "time", "checkpoint_s": "time", "restart_s": "time", "gpu_hours": "gpu-hours",
+    "wall_clock_s": "time", "healthy_mfu": None, "effective_mfu": None, "effective_mfu_owned": None,
+    "failure_induced_mfu_loss": None, "goodput": None, "ettr": None, "failures": None, "interruptions": None,
+    "mttf_s": "time", "mttr_s": "time", "lost_work_s": "time", "checkpoint_s": "time", "detection_s": "time",
+    "restart_s": "time", "waiting_s": "time", "gpu_hours": "gpu-hours",
     "job_gpu_hours": "gpu-hours", "cost_usd": "money",
     "memory_bytes": "bytes", "total_parameters": None, "active_parameters": None,
 }  # fmt: skip

@@ -102,6 +102,7 @@ def _digest(findings: list[_Finding]) -> list[_Finding]:
 def _finding(item: Any, source: Source, model: type[BaseModel]) -> _Finding:
     kind, context = str(item["type"]), item.get("ctx", {})
     where, parents, leaves = _locate(item["loc"], kind == "missing", source.content, model)
+    where = where if kind == "missing" else _written(where, source.content)
     found, value = _look_up(source.content, where)
     value = value if found else item["input"]
     if kind == "missing":
@@ -159,6 +160,15 @@ _MUST_BE = {
     "string_too_long": "text of at most {max_length} characters",
     "none_required": "null",
 }
+
+
+def _written(where: KeyPath, content: Any) -> KeyPath:
+    """As far as the file goes: what a short form such as `restart: 10 min` is short for has no line."""
+    for length in range(len(where)):
+        found, inner = _look_up(content, where[:length])
+        if found and inner is not None and not isinstance(inner, dict | list):
+            return where[:length]
+    return where
 
 
 def _look_up(content: Any, where: KeyPath) -> tuple[bool, Any]:

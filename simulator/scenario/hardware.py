@@ -31,6 +31,9 @@ from simulator.scenario.units import BandwidthField, BytesField, FlopsField, Fre
 Dtype: TypeAlias = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "fp4", "int8"]
 Fraction: TypeAlias = Annotated[float, Field(gt=0, le=1)]
 
+ENTRY_SUFFIXES = (".yaml", ".yml")
+"""An accelerator whose name ends so is a file that `trainsim calibrate` wrote."""
+
 CATALOGUE = Path(__file__).parent / "catalogue" / "accelerators.yaml"
 
 
@@ -179,6 +182,8 @@ class Accelerator(_Description):
         To the other accelerators of its scale-up domain, all links together, per direction. [B/s]
     tdp
         Thermal design power. [W]
+    like
+        An accelerator of the catalogue whose collectives it shares, where it is not in the catalogue itself.
     sustained
         Share of the dense peak that matrix products keep up in training: the clock falls until the power cap is met,
         which benchmarks of single kernels are too short, or their inputs too regular, to show.
@@ -195,6 +200,7 @@ class Accelerator(_Description):
     scale_up_bandwidth: BandwidthField
     tdp: PowerField
     sustained: Fraction = 1.0
+    like: str | None = None
     kernels: Kernels
     source: str
 
@@ -243,7 +249,7 @@ def find_accelerator(name: str) -> Accelerator:
     ScenarioError
         For an unknown name; the message lists the known ones. For a file that cannot be read or holds none.
     """
-    if name.endswith((".yaml", ".yml")):
+    if name.endswith(ENTRY_SUFFIXES):
         return _read_entry(name)
     table = _catalogue()
     if name.lower() not in table:

@@ -184,6 +184,7 @@ def _deepseek(config: Config) -> Fields:
             "ffn_hidden_size": _need(config, "moe_intermediate_size"),
             "num_shared_experts": _value(config, "n_shared_experts", default=0),
             "first_dense_layers": _value(config, "first_k_dense_replace", default=0),
+            "node_limit": _value(config, "topk_group") if _value(config, "n_group", default=1) > 1 else None,
         }
     return fields
 

@@ -10,8 +10,8 @@ Pinned by tests/scenario/test_scenario.py and tests/test_cli.py.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,14 @@ from simulator.errors import LayoutError, ScenarioError
 from simulator.scenario.conditions import Condition, out_of_range
 from simulator.scenario.expected import FIGURES, Expected, read_expected
 from simulator.scenario.explain import explain, nearest
-from simulator.scenario.hardware import Accelerator, find_accelerator, read_accelerators
+from simulator.scenario.hardware import ENTRY_SUFFIXES, Accelerator, find_accelerator, read_accelerators
+from simulator.scenario.hosts import Host, refusal
 from simulator.scenario.huggingface import read_config
 from simulator.scenario.parallelism import Parallelism
+from simulator.scenario.phases import Stretch
 from simulator.scenario.reliability import Reliability
 from simulator.scenario.shipped import find_file
-from simulator.scenario.source import KeyPath, Source, apply_override, read_source
+from simulator.scenario.source import KeyPath, Source, apply_override, place_of, read_source
 from simulator.scenario.split import check_split
 from simulator.scenario.stacks import Stack, read_stacks
 from simulator.scenario.topology import Cluster
@@ -78,7 +80,7 @@ class Scenario(BaseModel):
         unknown = [name for name in entries if name not in FIGURES]
         if unknown:
             hint = nearest(unknown[0], FIGURES)
-            raise ValueError(f"{unknown[0]!r} is not a figure of the result{hint}; allowed: {', '.join(FIGURES)}")
+            raise ValueError(f"{unknown[0]!r} is not a figure of the result; allowed: {', '.join(FIGURES)}{hint}")
         return {name: _read_entry(name, entry) for name, entry in entries.items()}
 
     @cached_property
@@ -93,6 +95,11 @@ class Scenario(BaseModel):
         return read_stacks()[self.training.stack]
 
     @property
+    def host(self) -> Host | None:
+        """A GPU's share of its node, where that is known."""
+        return self.cluster.known_host
+
+    @property
     def gpus(self) -> int:
         """Job GPUs."""
         return self.parallelism.world_size
@@ -104,13 +111,40 @@ class Scenario(BaseModel):
 
     @property
     def steps(self) -> int | None:
-        """Steps of the whole run; the last one may be partly filled. None without `tokens`."""
-        tokens = self.training.tokens
-        return None if tokens is None else math.ceil(tokens / self.training.tokens_per_step * (1 - 1e-12))
+        """Steps of the whole run; the last one of a phase may be partly filled. None without `tokens`."""
+        return self.training.steps
+
+    @property
+    def phases(self) -> tuple[tuple[str, Scenario], ...]:
+        """Stretches of the run with one recipe and one batch size each, in order: names, and scenarios without phases.
+
+        A run without `phases` is one stretch, called `training`. The others' `training.tokens` are their own, so that
+        `steps` are too.
+
+        Raises
+        ------
+        LayoutError
+            A phase's split fits neither the model nor its batch nor the job's GPUs; names the phase.
+        """
+        return tuple((stretch.name, self._stretch(stretch)) for stretch in self.training.stretches()) or (
+            ("training", self),
+        )
+
+    def _stretch(self, stretch: Stretch) -> Scenario:
+        training = self.training.model_copy(update={**stretch.changes, "phases": ()})
+        try:
+            phase = self.training.phases[stretch.phase]
+            changes = {"training": training, "parallelism": phase.parallelism.applied(self.parallelism)}
+            return fit(self.model_copy(update={**changes, "model": phase.model or self.model}))
+        except LayoutError as error:
+            raise LayoutError(f"phase {stretch.name!r}: {error}") from None
 
     def resolved(self) -> dict[str, Any]:
         """The scenario as plain data, names replaced by what they name: again a scenario file."""
-        content = self.model_dump(mode="json", exclude_none=True)
+        content = self.model_dump(mode="json", exclude_none=True, by_alias=True)
+        if self.reliability is not None:
+            written = self.reliability.expanded.model_dump(mode="json", exclude_none=True, by_alias=True)
+            content["reliability"] = written
         content["cluster"]["accelerator"] = self.accelerator.model_dump(mode="json", exclude_none=True)
         content["expected"] = {name: _write_expected(name, entry) for name, entry in self.expected.items()}
         return content
@@ -170,36 +204,111 @@ def load(name: str | Path, overrides: Iterable[str] = ()) -> Scenario:
         content["cluster"] = load_cluster(content["cluster"], folder, inner["cluster"])
     if isinstance(content.get("model"), str):
         content["model"] = load_model(content["model"], folder, source, inner["model"])
+    content["training"] = _with_models(content.get("training"), folder, source)
     try:
         scenario = Scenario.model_validate(content)
     except ValidationError as error:
         raise explain(error, source, Scenario) from None
-    _check_accelerator(scenario.cluster, source, ("cluster", "accelerator"))
+    cluster = _with_accelerator(scenario.cluster, source, ("cluster", "accelerator"))
+    scenario = scenario.model_copy(update={"cluster": cluster})
     if scenario.training.stack not in read_stacks():
         raise source.error(("training", "stack"), _unknown("software stack", scenario.training.stack, read_stacks()))
     _check_conditions(scenario, source)
+    if (target := scenario.training.optimizer.offload) is not None:
+        problem = refusal(target, scenario.host, scenario.cluster.platform)
+        if problem is not None:
+            raise source.error(("training", "optimizer", "offload"), problem)
     try:
-        return fit(scenario)
+        fitted = fit(scenario)
     except LayoutError as error:
         raise LayoutError(str(source.error(("parallelism",), str(error)))) from None
+    try:
+        _ = fitted.phases
+    except LayoutError as error:
+        raise LayoutError(str(source.error(("training", "phases"), str(error)))) from None
+    _check_spares(fitted, source)
+    return fitted
+
+
+def _with_models(training: Any, folder: Path, source: Source) -> Any:
+    """The same, phases with the models that they name."""
+    phases = training.get("phases") if isinstance(training, dict) else None
+    if not isinstance(phases, list):
+        return training
+    found = []
+    for number, phase in enumerate(phases):
+        if isinstance(phase, dict) and isinstance(phase.get("model"), str):
+            where = ("training", "phases", number, "model")
+            phase = {**phase, "model": load_model(phase["model"], folder, source, where=where)}
+        found.append(phase)
+    return {**training, "phases": found}
+
+
+@contextmanager
+def located(name: str | Path, overrides: Iterable[str] = ()) -> Iterator[None]:
+    """Give an error about a field of the scenario that is found after loading its file and line."""
+    try:
+        yield
+    except ScenarioError as error:
+        field = error.field or ""
+        if error.file is not None or field.split(".")[0] not in Scenario.model_fields:
+            raise
+        source = read_source(find_file(str(name), "scenarios"))
+        for override in overrides:
+            if override.split("=")[0].split(".")[0] not in ("cluster", "model"):
+                source = apply_override(source, override)
+        file, line = place_of(source, tuple(field.split(".")))
+        raise type(error)(error.message, file=file, line=line, field=field) from error
+
+
+def _check_spares(scenario: Scenario, source: Source) -> None:
+    """Refuse more spares than the cluster has nodes that the job does not use."""
+    if scenario.reliability is None:
+        return
+    topology, spares = scenario.cluster.topology, scenario.reliability.spares
+    left = topology.nodes + scenario.gpus // -topology.gpus_per_node
+    asked = (spares.hot or 0) + spares.warm
+    if asked > left:
+        counted = f"hot {spares.hot or 0:,} + warm {spares.warm:,}" if spares.warm else f"{asked:,}"
+        raise source.error(
+            ("reliability", "spares"),
+            f"{counted} nodes are more than the {left:,} of the cluster's {topology.nodes:,} that the job leaves over;"
+            f" use at most {left:,}, or more nodes in the cluster",
+        )
 
 
 def _unknown(what: str, name: str, known: Iterable[str]) -> str:
-    return f"no {what} {name!r}{nearest(name, known)}; known: {', '.join(known)}"
+    return f"no {what} {name!r}; known: {', '.join(known)}{nearest(name, known)}"
 
 
-def _check_accelerator(cluster: Cluster, source: Source, where: KeyPath) -> None:
-    """Refuse an unknown accelerator, or an inline one that is wrong, where it is written."""
-    if isinstance(cluster.accelerator, str):
-        if cluster.accelerator.lower() not in read_accelerators():
-            raise source.error(where, _unknown("accelerator", cluster.accelerator, accelerator_names()))
-        return
+def _with_accelerator(cluster: Cluster, source: Source, where: KeyPath) -> Cluster:
+    """Refuse an unknown accelerator, or an inline one that is wrong, where it is written; find one that is a file.
+
+    A file's path starts from the file that names it (from the working directory, if `--set` does).
+    """
+    given = cluster.accelerator
+    if isinstance(given, str):
+        if given.endswith(ENTRY_SUFFIXES):
+            folder = source.path.parent if source.path else Path()
+            path = next((each for each in (folder / given, Path(given)) if each.is_file()), None)
+            if path is None:
+                raise source.error(where, f"no file {given}; name one that `trainsim calibrate` wrote, or {_known()}")
+            find_accelerator(str(path.resolve()))
+            return cluster.model_copy(update={"accelerator": str(path.resolve())})
+        if given.lower() not in read_accelerators():
+            raise source.error(where, _unknown("accelerator", given, accelerator_names()))
+        return cluster
     try:
         Accelerator.model_validate(cluster.accelerator)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = tuple(part for part in first["loc"] if isinstance(part, str | int))
         raise source.error((*where, *field), first["msg"].removeprefix("Value error, ")) from None
+    return cluster
+
+
+def _known() -> str:
+    return f"an accelerator of the catalogue: {', '.join(accelerator_names())}"
 
 
 def _check_conditions(scenario: Scenario, source: Source) -> None:
@@ -220,11 +329,16 @@ def load_cluster(name: str, folder: Path | None = None, overrides: Iterable[str]
         cluster = Cluster.model_validate(source.content)
     except ValidationError as error:
         raise explain(error, source, Cluster) from None
-    _check_accelerator(cluster, source, ("accelerator",))
-    return cluster
+    return _with_accelerator(cluster, source, ("accelerator",))
 
 
-def load_model(name: str, folder: Path, origin: Source | None = None, overrides: Iterable[str] = ()) -> Transformer:
+def load_model(
+    name: str,
+    folder: Path,
+    origin: Source | None = None,
+    overrides: Iterable[str] = (),
+    where: KeyPath = ("model",),
+) -> Transformer:
     """Read a model: a YAML, a Hugging Face config.json, or a name of the catalogue. An existing path wins."""
     path = folder / name
     if path.suffix == ".json" and path.is_file():
@@ -236,7 +350,7 @@ def load_model(name: str, folder: Path, origin: Source | None = None, overrides:
         path = MODELS / f"{name}.yaml"
     if not path.is_file():
         message = _unknown("model file and no catalogue model", name, model_names())
-        raise origin.error(("model",), message) if origin else ScenarioError(message, field="model")
+        raise origin.error(where, message) if origin else ScenarioError(message, field="model")
     source = read_source(path)
     for override in overrides:
         source = apply_override(source, override)
@@ -277,6 +391,15 @@ def _check_imbalance(more: float, ep: int) -> None:
         )
 
 
+def _check_capacity(factor: float | None, experts: bool) -> None:
+    """Refuse a capacity of experts that are not there."""
+    if factor is not None and not experts:
+        raise LayoutError(
+            f"training.expert_capacity_factor {factor:g} needs a mixture-of-experts model; leave it out"
+            " (and expert_padding), or name a model with experts"
+        )
+
+
 def fit(scenario: Scenario) -> Scenario:
     """Derive the degree that was left out and refuse an impossible split, or one too large to simulate."""
     available = scenario.cluster.gpus
@@ -304,6 +427,7 @@ def fit(scenario: Scenario) -> Scenario:
         schedule=training.schedule,
     )
     _check_imbalance(training.expert_imbalance, split.ep if model.moe else 1)
+    _check_capacity(training.expert_capacity_factor, model.moe is not None)
     fitted = scenario.model_copy(update={"parallelism": split})
     chunks = training.schedule.chunks
     actions = 2 * split.pp * chunks * fitted.num_microbatches

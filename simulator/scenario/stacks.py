@@ -39,6 +39,8 @@ class Habits(BaseModel):
     overlap_param_gather: bool = False
     dropout: bool = False
     sequence_parallel: bool = True
+    expert_capacity_factor: float | None = Field(default=None, gt=0)
+    expert_padding: bool = False
     tied_embeddings: bool | None = None
     pxn: bool = True
     stages: Literal["equal", "by_cost"] = "equal"
@@ -69,18 +71,29 @@ class Stack(BaseModel):
     step_overhead: SecondsField
     compute_efficiency: float = Field(default=1.0, gt=0.1, lt=2)
     launch_overhead: SecondsField = 0.0
+    launch_blocking_gpus: int | None = Field(default=None, gt=0)
+    aligned_batches: bool = False
+    collective_check: SecondsField = 0.0
     cuda_graphs: bool = False
     tp_overlap: Share = 0.0
     fused_accumulation: bool = True
+    zero1: Literal["scattered", "summed", "summed_fp32", "owned"] = "scattered"
     fused_casts: bool = False
+    fp8_gathers: bool = False
+    cross_entropy: Literal["fused", "unfused"] = "fused"
     selective: Literal["core", "half"] = "core"
+    dispatcher: Literal["alltoall", "deepep"] = "alltoall"
+    expert_launch: SecondsField = 0.0
+    expert_sync: SecondsField = 0.0
     attention_kernel: str | None = None
     attention_slowdown: float = Field(default=1.0, ge=1, lt=4)
+    untuned_gemm: dict[str, Annotated[float, Field(ge=1, lt=4)]] = {}
     jitter: float = Field(default=0.0, ge=0, lt=0.2)
     habits: Habits = Habits()
     memory: MemoryHabits = MemoryHabits()
     fit: FactorFit | None = None
     prior: str | None = None
+    pipelined: str | None = None
     source: str
 
     def straggling(self, ranks: int) -> float:

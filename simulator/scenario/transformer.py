@@ -84,6 +84,9 @@ class Experts(BaseModel):
         Layers at the start that have an ordinary MLP (DeepSeek).
     every
         After those, each `every`-th layer is a mixture and the others are dense (GShard: 2, so layers 1, 3, 5 ...).
+    node_limit
+        A token's experts lie on at most this many nodes (DeepSeek-V3, arXiv 2412.19437, section 2.1.2) or devices
+        (DeepSeek-V2, arXiv 2405.04434, section 2.2.2).
     router_bias
         One number per expert added to the router's scores (DeepSeek-V3's load balancing).
     """
@@ -98,6 +101,7 @@ class Experts(BaseModel):
     shared_expert_gate: bool = False
     first_dense_layers: Count = 0
     every: Size = 1
+    node_limit: Size | None = None
     router_bias: bool = False
 
     @model_validator(mode="after")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from simulator.calibrate.entry import fit_stream, make_entry, write_entry
 from simulator.calibrate.measuring import Stream, attention_shapes, gemm_shapes, measure
@@ -14,6 +15,9 @@ from simulator.physics.kernels.attention import attention_time
 from simulator.physics.kernels.gemm import gemm_time
 from simulator.physics.kernels.streaming import memory_bound_time
 from simulator.scenario.hardware import find_accelerator
+from simulator.scenario.scenario import load
+from simulator.studies.simulate import simulate
+from tests.small import small, write_small
 
 H100 = find_accelerator("h100")
 
@@ -83,3 +87,32 @@ def test_a_file_that_is_no_accelerator_is_named(tmp_path: Path) -> None:
     other.write_text("accelerators: {}\n", encoding="utf-8")
     with pytest.raises(ScenarioError, match=r"other\.yaml: is not one accelerator"):
         find_accelerator(str(other))
+
+
+def test_a_scenario_uses_what_was_measured(tmp_path: Path) -> None:
+    """By the file's path from the cluster's own place, or the scenario's; collectives are those of the H100."""
+    (tmp_path / "machines").mkdir()
+    write_entry(make_entry(measure(Formula(), quick=True), H100, "mine"), tmp_path / "machines" / "mine.yaml")
+    content = small()
+    cluster = {**content["cluster"], "accelerator": "mine.yaml"}
+    (tmp_path / "machines" / "box.yaml").write_text(yaml.safe_dump(cluster), encoding="utf-8")
+    apart = load(write_small(tmp_path, "apart", cluster="machines/box.yaml"))
+    assert apart.accelerator.name == "mine"
+    assert apart.cluster.platform == "h100"
+    inline = load(write_small(tmp_path, "inline", cluster={"accelerator": "machines/mine.yaml"}))
+    assert inline.accelerator == apart.accelerator
+    again = tmp_path / "again.yaml"
+    again.write_text(yaml.safe_dump(inline.resolved()), encoding="utf-8")
+    assert load(again).accelerator == apart.accelerator
+    plain = load(write_small(tmp_path, "h100", cluster={"accelerator": "h100"}))
+    slow, fast = (simulate(each).step.step_time for each in (inline, plain))
+    assert slow > fast
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """With the line that names it and what would do."""
+    path = write_small(tmp_path, cluster={"accelerator": "none.yaml"})
+    with pytest.raises(
+        ScenarioError, match=r"cluster\.accelerator: no file none\.yaml; name one that `trainsim calibrate`"
+    ):
+        load(path)

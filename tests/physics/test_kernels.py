@@ -110,7 +110,7 @@ def test_a_step_runs_at_the_sustained_clock() -> None:
 
 
 @pytest.mark.parametrize(
-    ("k", "share"), [(4096, 1.0), (4128, 0.98), (4112, 0.96), (4104, 0.92), (4100, 0.7), (4097, 0.35)]
+    ("k", "share"), [(4096, 1.0), (4128, 0.98), (4112, 0.96), (4104, 0.92), (4100, 0.7), (4098, 0.7), (4097, 0.35)]
 )
 def test_unaligned_rows_slow_a_gemm(k: int, share: float) -> None:
     """A row of 4104 bf16 numbers is a multiple of 16 B, one of 4097 of 2 B: tensor cores want 128 B."""
@@ -118,6 +118,17 @@ def test_unaligned_rows_slow_a_gemm(k: int, share: float) -> None:
     memory = gemm_bytes("bf16", 2560, 2560, k) / 0.5e12
     compute = 2 * 2 * 32768 * (k + 24) / 0.5e12 / share
     assert gemm_time(chip, "bf16", 2560, 2560, k) == pytest.approx(3e-6 + shoulder(compute, memory), rel=1e-12)
+
+
+def test_a_product_without_tensor_cores() -> None:
+    """fp32's 19.5 of 100 TFLOP/s: a prologue of 24 lasts as long as before, rows of any length run alike."""
+    chip = round_chip()
+    chip = chip.model_copy(update={"peak_flops": {**chip.peak_flops, "fp32": 19.5e12}})
+    for k in (4096, 4097):
+        memory = gemm_bytes("bf16", 2560, 2560, k) / 0.5e12
+        compute = 2 * 2 * 32768 * (k + 24 * 0.195) / (0.195 * 0.5e12)
+        found = gemm_time(chip, "bf16", 2560, 2560, k, tensor_cores=False)
+        assert found == pytest.approx(3e-6 + shoulder(compute, memory), rel=1e-12)
 
 
 def test_a_weight_gradient_reads_along_its_output() -> None:

@@ -23,9 +23,11 @@ from simulator.physics.memory import (
     stage_activations,
 )
 from simulator.physics.memory.cuts import cut_by_cost
+from simulator.physics.memory.states import host_bytes
 from simulator.physics.memory.working import WORKSPACE_BYTES, weight_shapes
 from simulator.physics.schedules.tables import Action, build_table
 from simulator.physics.stages import LocalParameters, cut, stage_parameters
+from simulator.scenario.hosts import read_hosts
 from simulator.scenario.scenario import MODELS, load_model
 from simulator.scenario.transformer import Transformer
 from tests.physics.shapes import gpt, make_rank, ranks
@@ -36,9 +38,10 @@ S, H, A = 256, 512, 8  # sequence, hidden size and heads of `gpt`
 # --- model states ----------------------------------------------------------------------------------------------------
 
 
-def states(zero_stage: int, parameters: float = 7.5e9, dp: int = 64, **optimizer: Any) -> float:
+def states(zero_stage: int, parameters: float = 7.5e9, dp: int = 64, batch: int = 64, **optimizer: Any) -> float:
     """Add up the model states of one rank."""
-    rank = make_rank(gpt(), dp=dp, optimizer={"zero_stage": zero_stage, "grad_dtype": "fp16", **optimizer})
+    recipe = {"zero_stage": zero_stage, "grad_dtype": "fp16", **optimizer}
+    rank = make_rank(gpt(), dp=dp, global_batch_size=batch, optimizer=recipe)
     return sum(model_state_bytes(rank, LocalParameters(parameters, 0.0)).values())
 
 
@@ -90,6 +93,37 @@ def test_shard_groups_repeat_their_copy() -> None:
     assert states(3, 8e9, shard_group=8) == 16 * 8e9 / 8
     assert states(1, 8e9, shard_group=8) == (4 + 12 / 8) * 8e9
     assert states(0, 8e9, shard_group=8) == 16 * 8e9
+
+
+def test_whole_gradients_between_microbatches() -> None:
+    """`no_sync` with several microbatches: 2 Ψ of gradients stay whole; with one there is nothing to wait for."""
+    for zero_stage, rest in ((2, 2 + 12 / 64), (3, 14 / 64)):
+        assert states(zero_stage, no_sync=True, batch=128) == (2 + rest) * 7.5e9
+        assert states(zero_stage, no_sync=True, batch=64) == states(zero_stage)
+
+
+def test_offloaded_state_is_with_the_host() -> None:
+    """The GPU keeps 2 + 2 bytes; the host 12 / 64 and the gradients that it is handed, on drives those only."""
+    assert states(1, offload="cpu") == states(1, offload="nvme") == 4 * 7.5e9
+    whole = LocalParameters(7.5e9, 0.0)
+    recipe = {"zero_stage": 1, "grad_dtype": "fp16"}
+    on_host = [
+        host_bytes(make_rank(gpt(), dp=64, optimizer={**recipe, **where}), whole)
+        for where in ({}, {"offload": "cpu"}, {"offload": "nvme"})
+    ]
+    assert on_host == [0.0, (12 + 2) / 64 * 7.5e9, 2 / 64 * 7.5e9]
+
+
+def test_a_host_can_be_too_small() -> None:
+    """The state of 1 MB more than there is; the message says where else it could go."""
+    rank = make_rank(gpt(), optimizer={"offload": "cpu"})
+    (stage,) = memory(rank, pp=1, m=1)
+    assert stage.host == 16 * rank.model.total_parameters
+    host = read_hosts()["a100-80gb"]
+    assert check_capacity(rank.accelerator, (stage,), host) is None
+    problem = check_capacity(rank.accelerator, (stage,), host.model_copy(update={"memory": stage.host - 1e6}))
+    assert problem is not None
+    assert "offload to nvme" in problem
 
 
 @given(st.sampled_from([0, 1, 2, 3]), st.sampled_from([1, 2, 8, 64]))

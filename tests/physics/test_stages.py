@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.physics.layers.rank import Rank
-from simulator.physics.stages import LocalParameters, cut, layer_parameters, stage_parameters, units
+from simulator.physics.stages import LocalParameters, cut, layer_parameters, stage_parameters, stage_tensors, units
 from simulator.scenario.scenario import MODELS, load_model
 from simulator.scenario.transformer import Transformer
 from tests.physics.shapes import gpt, make_rank, ranks
@@ -115,3 +115,11 @@ def test_catalogue_on_one_gpu(path: Any) -> None:
     model: Transformer = load_model(path.stem, MODELS)
     (stage,) = cut(model, 1)
     assert sum(stage_parameters(make_rank(model), stage)) == model.total_parameters
+
+
+def test_tensors_of_a_stage() -> None:
+    """A layer of a GPT has 4 matrices, their biases and 2 norms of 2 vectors; a Llama's 5 matrices and 2 norms."""
+    first, last = cut(gpt(), 2)
+    assert (stage_tensors(gpt(), first), stage_tensors(gpt(), last)) == (2 * 12 + 1, 2 * 12 + 2)
+    llama = load_model("llama2-7b", MODELS)
+    assert stage_tensors(llama, cut(llama, 1)[0]) == 32 * 7 + 3

@@ -52,12 +52,13 @@ DEEPSEEK_V2: dict[str, Any] = {
     "num_attention_heads": 128, "num_key_value_heads": 128, "vocab_size": 102400, "max_position_embeddings": 163840,
     "q_lora_rank": 1536, "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
     "n_routed_experts": 160, "n_shared_experts": 2, "num_experts_per_tok": 6, "moe_intermediate_size": 1536,
-    "first_k_dense_replace": 1, "moe_layer_freq": 1, "hidden_act": "silu",
+    "first_k_dense_replace": 1, "moe_layer_freq": 1, "hidden_act": "silu", "n_group": 8, "topk_group": 3,
 }  # fmt: skip
 DEEPSEEK_V3: dict[str, Any] = DEEPSEEK_V2 | {
     "model_type": "deepseek_v3", "hidden_size": 7168, "intermediate_size": 18432, "num_hidden_layers": 61,
     "vocab_size": 129280, "n_routed_experts": 256, "n_shared_experts": 1, "num_experts_per_tok": 8,
     "moe_intermediate_size": 2048, "first_k_dense_replace": 3, "head_dim": 64, "num_nextn_predict_layers": 1,
+    "topk_group": 4,
 }  # fmt: skip
 
 SHIPPED = {

@@ -95,6 +95,20 @@ def test_an_imbalance_of_nothing_is_refused() -> None:
         load("gpt4-a100", ["training.expert_imbalance=15"])
 
 
+def test_a_capacity_of_experts() -> None:
+    """It needs experts; with them it is taken as it is."""
+    with pytest.raises(
+        LayoutError, match=r"expert_capacity_factor 1\.25 needs a mixture-of-experts model; leave it out"
+    ):
+        load("llama-65b-2048", ["training.expert_capacity_factor=1.25"])
+    loaded = load("gpt4-a100", ["training.expert_capacity_factor=1.25", "training.expert_padding=true"])
+    assert (loaded.training.expert_capacity_factor, loaded.training.expert_padding) == (1.25, True)
+    with pytest.raises(ScenarioError, match="expert_capacity_factor: -1 must be more than 0"):
+        load("gpt4-a100", ["training.expert_capacity_factor=-1"])
+    with pytest.raises(ScenarioError, match="expert_padding true needs a capacity to pad to"):
+        load("gpt4-a100", ["training.expert_padding=true"])
+
+
 def test_an_axis_can_be_given_any_algorithm_there_is() -> None:
     """What the scenario may name is what collectives have."""
     assert set(get_args(Algorithm)) == set(ALGORITHMS)

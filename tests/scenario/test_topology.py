@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from simulator.errors import ScenarioError
 from simulator.scenario.scenario import load_cluster
-from simulator.scenario.topology import Cluster
+from simulator.scenario.topology import Cluster, Power
 
 TOPOLOGIES = sorted((Path(__file__).parents[2] / "topologies").glob("*.yaml"))
 SCALE_UP = {"bandwidth": "300 GB/s", "latency": "0.6 us", "efficiency": 0.8}
@@ -283,3 +283,33 @@ def test_a_wrong_cluster_file_is_answered_with_one_line_that_names_the_place(
         load_cluster(str(path))
     assert (error.value.file, error.value.line) == (str(path), line)
     assert "\n" not in str(error.value)
+
+
+# --- power ------------------------------------------------------------------------------------------------------------
+
+
+def test_power_of_a_gpu_with_its_host_and_site() -> None:
+    """(700 + 300) W · 1.2 = 1,200 W training, three tenths of it idle; without `per_gpu` the accelerator's own."""
+    power = Power.model_validate(
+        {"per_gpu": "700 W", "host_per_gpu": "300 W", "pue": 1.2, "price_per_kwh": "80 USD/MWh"}
+    )
+    assert power.drawn(tdp=400.0) == (pytest.approx(1200.0), pytest.approx(360.0))
+    assert power.price_per_kwh == pytest.approx(0.08)
+    assert Power.model_validate({"pue": 1}).drawn(tdp=400.0) == (700.0, pytest.approx(210.0))
+    assert Power.model_validate_json(power.model_dump_json(exclude_none=True)) == power
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"per_gpu": 700}, "700 has no unit"),
+        ({"per_gpu": "-1 W"}, "not negative"),
+        ({"idle": 1.2}, "idle"),
+        ({"pue": 0.9}, "pue"),
+        ({"price_per_kwh": "0.08 USD"}, "is not a unit of energy price"),
+    ],
+)
+def test_impossible_power_is_refused(fields: dict[str, Any], words: str) -> None:
+    """A site draws no less than its computers."""
+    with pytest.raises(ValidationError, match=words):
+        Power.model_validate(fields)

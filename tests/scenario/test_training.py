@@ -113,3 +113,11 @@ def test_every_precision_has_a_size() -> None:
     """Bytes of an element: 4 for fp32 and tf32, 2 for 16 bits, 1 for fp8."""
     assert set(get_args(Precision)) == set(BYTES_PER_ELEMENT)
     assert BYTES_PER_ELEMENT == {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "fp8": 1}
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1])
+def test_no_sync_needs_something_to_put_off(zero_stage: int) -> None:
+    """Below ZeRO-2 gradients are reduced once a step anyway."""
+    with pytest.raises(ValidationError, match="use zero_stage 2 or 3"):
+        recipe(optimizer={"zero_stage": zero_stage, "no_sync": True})
+    assert recipe(optimizer={"zero_stage": 3, "no_sync": True}).optimizer.no_sync

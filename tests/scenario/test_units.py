@@ -6,7 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.scenario.units import EXAMPLES, UNITS, format_quantity, parse_quantity, parse_rate
+from simulator.scenario.units import (
+    EXAMPLES,
+    UNITS,
+    Rate,
+    format_quantity,
+    format_rate,
+    format_steps,
+    parse_quantity,
+    parse_rate,
+    parse_steps,
+    readable_time,
+)
 
 
 @pytest.mark.parametrize(
@@ -22,6 +33,9 @@ from simulator.scenario.units import EXAMPLES, UNITS, format_quantity, parse_qua
         ("130 ns", "time", 130e-9),
         ("13e12 tokens", "tokens", 13e12),
         ("2 USD/h", "hourly price", 2),
+        ("1 kWh", "energy", 3.6e6),
+        ("50 GWh", "energy", 1.8e14),
+        ("80 USD/MWh", "energy price", 0.08),
     ],
 )
 def test_what_a_unit_string_means(text: str, dimension: str, value: float) -> None:
@@ -53,7 +67,33 @@ def test_rates() -> None:
     """Events per second and per what: 4 / 1000 / 86,400 per node; 2 / 86,400 per job."""
     assert parse_rate("4 per 1000 node-days") == (pytest.approx(4 / 1000 / 86400), "node")
     assert parse_rate("2 per day") == (pytest.approx(2 / 86400), "job")
-    assert parse_rate("0.1 per gpu-year")[1] == "gpu"
-    for wrong in ("4", "4 per node", "per day", 4, "-4 per day", "4 per 0 node-days"):
-        with pytest.raises(ValueError, match=r"rate|divides"):
+    assert parse_rate("1 per 10 s") == (0.1, "job")
+    assert parse_rate("3 per 30 min") == (pytest.approx(3 / 1800), "job")
+    assert parse_rate("1 per 6 link-h") == (pytest.approx(1 / 21600), "link")
+    for part in ("gpu", "nic", "leaf", "rack", "job"):
+        assert parse_rate(f"0.1 per {part}-year") == (pytest.approx(0.1 / 31557600), part)
+    for wrong in ("4", "4 per node", "per day", 4, "-4 per day", "4 per 0 node-days", "1.2.3 per day"):
+        with pytest.raises(ValueError, match=r"rate|divides|number"):
             parse_rate(wrong)
+
+
+@pytest.mark.parametrize("per", ["gpu", "node", "nic", "leaf", "rack", "job"])
+@given(per_second=st.floats(min_value=0, max_value=1e3))
+def test_any_rate_survives_printing(per: str, per_second: float) -> None:
+    """Whatever its unit, a rate is read back as the same float."""
+    assert parse_rate(format_rate(Rate(per_second, per))) == (per_second, per)
+
+
+def test_counts_of_steps() -> None:
+    """Whole numbers with their unit; anything else is no count."""
+    assert (parse_steps("100 steps"), parse_steps("1 step"), parse_steps(format_steps(7))) == (100, 1, 7)
+    for other in ("100", 100, "2.5 steps", "-1 steps", None):
+        assert parse_steps(other) is None
+
+
+@given(st.floats(1e-6, 1e9))
+def test_readable_times_read_back_within_half_a_percent_and_inside_limits(value: float) -> None:
+    """Three digits; where they would leave a limit, the other side of it."""
+    assert parse_quantity(readable_time(value), "time") == pytest.approx(value, rel=0.0051)
+    assert parse_quantity(readable_time(value, at_least=value), "time") >= value
+    assert parse_quantity(readable_time(value, at_most=value), "time") <= value

@@ -11,6 +11,9 @@ Batched and grouped products count their groups as tiles.
 Chips that run into their power limit lower the clock: `throttle`. A short kernel measured by itself ends before the
 clock falls; inside a training step, which loads the chip without pause, no kernel is short (`isolated`).
 
+Without tensor cores (`tensor_cores=False`) the same tiles run at the peak of fp32's CUDA cores, which multiply 16-bit
+inputs into fp32 sums, and need no alignment; a prologue is latency and costs no more than it did.
+
 Limits: no cache effects; tiles chosen as if by an oracle; layouts differ only by their alignment.
 
 Pinned by tests/physics/test_kernels.py.
@@ -42,9 +45,10 @@ _THROTTLE_SHARPNESS = 4.0
 
 # Share of a tile's speed by the alignment of the rows that it reads and writes. Tensor cores want 16 bytes, and 128 for
 # full speed since the A100 (NVIDIA, "Matrix Multiplication Background User's Guide", section 3); below 16 bytes
-# copies to shared memory are no longer vectorised. Assumption: the shares, after the falling curves of arXiv
-# 2401.14489, section VI.
-_ALIGNMENT = {128: 1.0, 64: 0.98, 32: 0.96, 16: 0.92, 8: 0.7, 4: 0.5, 2: 0.35, 1: 0.35, 0: 0.35}
+# copies to shared memory are no longer vectorised. Shares of 8 and 4 bytes: batched products with head sizes of 130 to
+# 148 and 290 to 310 on A100 (EleutherAI/cookbook, sizing/results/transformer_data/h_sweep.out, the data of arXiv
+# 2401.14489) run at 0.68 and 0.77 of the speed with 16 or 32, and 4 bytes are no worse than 8. Assumption: the others.
+_ALIGNMENT = {128: 1.0, 64: 0.98, 32: 0.96, 16: 0.92, 8: 0.7, 4: 0.7, 2: 0.35, 1: 0.35, 0: 0.35}
 
 
 def gemm_bytes(dtype: str, m: int, n: int, k: int, *, groups: int = 1, accumulate_fp32: bool = False) -> Bytes:
@@ -68,6 +72,7 @@ def gemm_time(
     groups: int = 1,
     accumulate_fp32: bool = False,
     weight_gradient: bool = False,
+    tensor_cores: bool = True,
     isolated: bool = False,
 ) -> Seconds:
     """Time of `groups` independent products [m, k] x [k, n] in one kernel.
@@ -82,6 +87,8 @@ def gemm_time(
         A weight gradient added to an fp32 buffer.
     weight_gradient
         Whether the inputs lie along m and n in memory, as in a weight gradient, not along k.
+    tensor_cores
+        Whether it runs on tensor cores; else on the units that fp32 has.
     isolated
         Measured by itself, as the tables are, not in a training step: a short kernel runs at the boost clock.
 
@@ -103,7 +110,11 @@ def gemm_time(
     """
     shape = (np.array([float(m)]), np.array([float(n)]), np.array([float(k)]), np.array([float(groups)]))
     fp32, transposed = np.array([accumulate_fp32]), np.array([weight_gradient or accumulate_fp32])
-    return float(gemm_times(acc, dtype, *shape, accumulate_fp32=fp32, weight_gradient=transposed, isolated=isolated)[0])
+    found = gemm_times(
+        acc, dtype, *shape, accumulate_fp32=fp32, weight_gradient=transposed, tensor_cores=tensor_cores,
+        isolated=isolated,
+    )  # fmt: skip
+    return float(found[0])
 
 
 def gemm_times(
@@ -116,6 +127,7 @@ def gemm_times(
     *,
     accumulate_fp32: ArrayLike = False,
     weight_gradient: ArrayLike = False,
+    tensor_cores: bool = True,
     isolated: bool = False,
     model: Gemm | None = None,
 ) -> FloatArray:
@@ -133,8 +145,12 @@ def gemm_times(
     output = np.where(adds, 8.0, max(item, 2))
     memory = count * ((rows + columns) * depth * item + rows * columns * output) / bandwidth
     aligned = np.where(np.asarray(weight_gradient, dtype=bool), rows, depth)
-    speed = _aligned_share(np.minimum(_alignment(aligned), _alignment(columns)) * item)
-    compute = _compute(fitted, peak_flops(acc, dtype), acc.sm_count, rows, columns, depth, count, bandwidth) / speed
+    peak, speed = peak_flops(acc, dtype), _aligned_share(np.minimum(_alignment(aligned), _alignment(columns)) * item)
+    if not tensor_cores:
+        slower = peak_flops(acc, "fp32") / peak
+        fitted = fitted.model_copy(update={"k_padding": fitted.k_padding * slower})
+        peak, speed = peak * slower, np.ones_like(speed)
+    compute = _compute(fitted, peak, acc.sm_count, rows, columns, depth, count, bandwidth) / speed
     compute = compute * (1 + fitted.throttle * (_hot_share(compute) if isolated else 1.0))
     busy = (compute**_SHOULDER + memory**_SHOULDER) ** (1 / _SHOULDER)
     return np.asarray(fitted.launch + busy * np.where(adds, fitted.accumulate_fp32_factor, 1.0))

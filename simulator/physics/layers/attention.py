@@ -12,7 +12,7 @@ Pinned by tests/physics/layers/test_attention.py.
 from __future__ import annotations
 
 from simulator.physics.kernels.attention import attention_bytes, attention_flops, attention_time
-from simulator.physics.kernels.roofline import speed_of_light
+from simulator.physics.kernels.roofline import ITEM_SIZE, speed_of_light
 from simulator.physics.layers.edges import gather_gradient, gather_input, reduce_gradient, reduce_output
 from simulator.physics.layers.rank import Linear, Rank, forwards
 from simulator.physics.operations import Collective, Kernel, Operation
@@ -20,6 +20,10 @@ from simulator.scenario.transformer import LatentAttention, Transformer
 
 ATTENTION_BACKWARD_MATMULS = 2.0
 """Model FLOPs of attention's backward over its forward; FlashAttention's fifth matmul is internal recomputation."""
+
+_TENSOR_CORE_ROW = 16
+"""Bytes that rows have to be multiples of for tensor cores, before cuBLAS 11.0 for all products (NVIDIA, "Matrix
+Multiplication Background User's Guide", section 3), for batched ones longer (`Stack.aligned_batches`)."""
 
 
 def head_dims(model: Transformer) -> tuple[int, int]:
@@ -103,8 +107,10 @@ def _pieces(rank: Rank) -> list[tuple[int, int]]:
 
 
 def _batched(rank: Rank, name: str, m: int, n: int, k: int) -> Kernel:
-    groups = rank.training.micro_batch_size * rank.heads
-    return rank.gemm(name, m, n, k, groups=groups, dtype=rank.sensitive_dtype)
+    groups, dtype = rank.training.micro_batch_size * rank.heads, rank.sensitive_dtype
+    aligned = all(each * ITEM_SIZE[dtype] % _TENSOR_CORE_ROW == 0 for each in (n, k))
+    on_tensor_cores = aligned or not rank.aligned_batches
+    return rank.gemm(name, m, n, k, groups=groups, dtype=dtype, tensor_cores=on_tensor_cores)
 
 
 def _lengths(rank: Rank) -> tuple[int, int, float]:
@@ -113,10 +119,38 @@ def _lengths(rank: Rank) -> tuple[int, int, float]:
     return keys // rank.parallelism.cp, keys, float(rank.tokens * rank.heads) * keys
 
 
+_SOFTMAX_BATCH = 4
+"""Megatron-LM's fused softmax works on as many heads at a time, and is not called where they do not divide.
+
+Source: NVIDIA/Megatron-LM, megatron/model/fused_softmax.py, custom_kernel_constraint; fused_kernels, batches per block.
+"""
+
+# What runs instead, bytes read and written of a score: to fp32, scale, mask, softmax, to 16 bits; and backward.
+_PLAIN_SOFTMAX = (("float", 6), ("scale", 8), ("mask", 9), ("softmax", 8), ("half", 6))
+_PLAIN_SOFTMAX_GRAD = (("half.grad", 6), ("softmax.grad", 12), ("mask.grad", 9), ("scale.grad", 8), ("float.grad", 6))
+
+
+def _fuses_softmax(rank: Rank) -> bool:
+    return rank.training.micro_batch_size * rank.heads % _SOFTMAX_BATCH == 0
+
+
+def _plain(rank: Rank, kernels: tuple[tuple[str, int], ...], scores: float) -> list[Operation]:
+    return [rank.move(f"scores.{name}", scores, element=size) for name, size in kernels]
+
+
+def _softmax(rank: Rank, scores: float, *, backward: bool) -> list[Operation]:
+    """Scale, causal mask and softmax, in one kernel where Megatron's fits."""
+    if not _fuses_softmax(rank):
+        return _plain(rank, _PLAIN_SOFTMAX_GRAD if backward else _PLAIN_SOFTMAX, scores)
+    if backward:
+        return [rank.move("softmax.grad", 3 * scores, kind="fused_softmax")]
+    return [rank.move("softmax", 2 * scores, kind="fused_softmax")]
+
+
 def _unfused_forward(rank: Rank) -> list[Operation]:
     q_len, kv_len, scores = _lengths(rank)
     qk_dim, v_dim = head_dims(rank.model)
-    softmax = [rank.move("softmax", 2 * scores, kind="fused_softmax")]
+    softmax = _softmax(rank, scores, backward=False)
     if rank.training.dropout:
         softmax.append(rank.move("attention_dropout", 2.5 * scores))  # read, write, and a one-byte mask
     return [
@@ -134,7 +168,7 @@ def _unfused_backward(rank: Rank) -> list[Operation]:
         _batched(rank, "context.dgrad", q_len, kv_len, v_dim),
         _batched(rank, "context.vgrad", kv_len, v_dim, q_len),
         *dropout,
-        rank.move("softmax.grad", 3 * scores, kind="fused_softmax"),
+        *_softmax(rank, scores, backward=True),
         _batched(rank, "scores.qgrad", q_len, qk_dim, kv_len),
         _batched(rank, "scores.kgrad", kv_len, qk_dim, q_len),
     ]

@@ -1,7 +1,7 @@
 """A mixture of experts: router, dispatch, grouped GEMMs, combine, shared experts.
 
-Follows Megatron-Core's all-to-all dispatcher: permute, all-to-all over `ep`, all-gather over `etp`, grouped GEMM, and
-back. A token that visits k experts is sent k times, also to experts on the same rank.
+Follows Megatron-Core's all-to-all dispatcher: permute, all-to-all over `ep`, all-gather over `etp`, sort by expert,
+grouped GEMM, and back. A token that visits k experts is sent k times, also to experts on the same rank.
 
 Limits: without sequence parallelism the ranks of a tensor-parallel group hold the same tokens, so experts must be split
 as the rest is (etp = tp), as Megatron-Core asks for sequence parallelism.
@@ -31,7 +31,7 @@ class LocalExperts:
     local
         Experts on this rank.
     copies
-        Token copies that this rank sends out.
+        Token copies that this rank sends out: without the dropped ones, with the padding.
     rows
         Copies that its local experts process, gathered over etp; as many as it sends where routing is even.
     width
@@ -67,8 +67,9 @@ class LocalExperts:
                 f"etp {etp} with tp {split.tp} needs sequence_parallel true: without it all tp ranks would send the"
                 f" same tokens; leave sequence_parallel out, or use etp {split.tp}"
             )
-        copies = rank.spread_tokens * moe.top_k
-        rows = math.ceil((copies * etp if distinct else copies) * rank.expert_load)
+        copies = round(rank.routing.sent)
+        # rounded first: a sum of shares is a hair off a whole number
+        rows = math.ceil(round((copies * etp if distinct else copies) * rank.expert_load, 6))
         return cls(moe.num_experts // split.ep, copies, rows, moe.ffn_hidden_size // etp, etp, distinct)
 
     @property
@@ -114,6 +115,13 @@ def _exchange(rank: Rank, experts: LocalExperts, name: str, *, inward: bool) -> 
     return ops if inward else ops[::-1]
 
 
+def _sort(rank: Rank, experts: LocalExperts, name: str) -> list[Operation]:
+    """What arrives lies by sender; experts want it by expert, and the senders want it back (`sort_chunks_by_idxs`)."""
+    if experts.local == 1 or rank.parallelism.ep * experts.etp == 1:
+        return []
+    return [rank.move(name, 2.0 * experts.rows * rank.model.hidden_size, kind="permute")]
+
+
 def _router(rank: Rank) -> Linear:
     """Scores of all experts, and of the shared experts' gate, which reads the same input."""
     moe = experts_of(rank)
@@ -146,7 +154,9 @@ def moe_forward(rank: Rank) -> list[Operation]:
         _router(rank).forward(rank),
         rank.move("permute", 2.0 * experts.copies * hidden, kind="permute"),
         *_exchange(rank, experts, "dispatch", inward=True),
+        *_sort(rank, experts, "sort"),
         *run(rank, up, down, middle, backward=False),
+        *_sort(rank, experts, "unsort"),
         *_exchange(rank, experts, "combine", inward=False),
         rank.move("unpermute", 2.0 * experts.copies * hidden, kind="permute"),
         *_shared_expert(rank, backward=False),
@@ -162,7 +172,9 @@ def moe_backward(rank: Rank) -> list[Operation]:
         *_shared_expert(rank, backward=True),
         rank.move("unpermute.grad", 2.0 * experts.copies * hidden, kind="permute"),
         *_exchange(rank, experts, "combine.grad", inward=True),
+        *_sort(rank, experts, "unsort.grad"),
         *run(rank, up, down, middle, backward=True),
+        *_sort(rank, experts, "sort.grad"),
         *_exchange(rank, experts, "dispatch.grad", inward=False),
         rank.move("permute.grad", 2.0 * experts.copies * hidden, kind="permute"),
         *_router(rank).backward(rank),

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from simulator.physics.layers import attention, experts, mlp
 from simulator.physics.layers.edges import gather_gradient, gather_input, reduce_gradient, reduce_output
 from simulator.physics.layers.rank import Linear, Rank
-from simulator.physics.operations import Collective, Operation
+from simulator.physics.operations import Collective, Kernel, Operation
 
 _Part = Callable[[Rank], list[Operation]]
 
@@ -151,10 +151,43 @@ def output_layer(rank: Rank, *, backward: bool) -> list[Operation]:
         n_multiple=_VOCABULARY_MULTIPLE,
     )
     logits = float(rank.tokens * width)
+    loss = (_fused_loss if rank.fused_loss else _unfused_loss)(rank, logits, backward=backward)
     if backward:
-        grads = [rank.move("cross_entropy.grad", 2 * logits, kind="cross_entropy", element=4), *linear.backward(rank)]
-        return [*grads, *reduce_gradient(rank, "output"), *_norms_backward(rank, "final_norm", norms)]
+        grads = [*loss, *linear.backward(rank), *reduce_gradient(rank, "output")]
+        return [*grads, *_norms_backward(rank, "final_norm", norms)]
+    return [*_norms(rank, "final_norm", norms), *gather_input(rank, "output"), linear.forward(rank), *loss]
+
+
+def _fused_loss(rank: Rank, logits: float, *, backward: bool) -> list[Operation]:
+    """Cross-entropy in one kernel each way."""
+    if backward:
+        return [rank.move("cross_entropy.grad", 2 * logits, kind="cross_entropy", element=4)]
     loss: list[Operation] = [rank.move("cross_entropy", 3 * logits, kind="cross_entropy", element=4)]
     if rank.parallelism.tp > 1:  # maximum, target logit and sum of exponentials: three fp32 numbers a token
         loss.append(Collective("cross_entropy.reduce", "tp", "all_reduce", 12.0 * rank.tokens))
-    return [*_norms(rank, "final_norm", norms), *gather_input(rank, "output"), linear.forward(rank), *loss]
+    return loss
+
+
+def _unfused_loss(rank: Rank, logits: float, *, backward: bool) -> list[Operation]:
+    """Cross-entropy operation by operation on fp32 logits: bytes read and written of each, and the sums over tp.
+
+    Source: Megatron-Core, `tensor_parallel/cross_entropy.py`, `VocabParallelCrossEntropy` without
+    `--cross-entropy-loss-fusion`: cast, maximum, difference, exponential, sum, quotient; backward the product with the
+    output's gradient and the cast. Its small kernels over targets are left out.
+    """
+    cast = float(rank.element + 4)
+    if backward:
+        return [_pass(rank, "scale.grad", 8 * logits), _pass(rank, "cast.grad", cast * logits)]
+    ops: list[Operation] = [_pass(rank, "cast", cast * logits), _pass(rank, "maximum", 4 * logits, "cross_entropy")]
+    ops += [_shared(rank, "maximum"), _pass(rank, "difference", 8 * logits), _shared(rank, "target")]
+    ops += [_pass(rank, "exponential", 8 * logits), _pass(rank, "sum", 4 * logits, "cross_entropy")]
+    ops += [_shared(rank, "sum"), _pass(rank, "quotient", 8 * logits)]
+    return [op for op in ops if isinstance(op, Kernel) or rank.parallelism.tp > 1]
+
+
+def _pass(rank: Rank, name: str, size: float, kind: str = "elementwise") -> Kernel:
+    return rank.move(f"cross_entropy.{name}", size, kind=kind, element=1)
+
+
+def _shared(rank: Rank, name: str) -> Collective:
+    return Collective(f"cross_entropy.{name}.reduce", "tp", "all_reduce", 4.0 * rank.tokens)

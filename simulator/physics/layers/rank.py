@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from simulator.physics.kernels.gemm import gemm_bytes, gemm_time
 from simulator.physics.kernels.roofline import speed_of_light
 from simulator.physics.kernels.streaming import memory_bound_time
+from simulator.physics.layers.routing import Routing, route
 from simulator.physics.operations import Kernel, Operation
 from simulator.scenario.hardware import Accelerator
+from simulator.scenario.hosts import Host
 from simulator.scenario.parallelism import Parallelism
 from simulator.scenario.training import BYTES_PER_ELEMENT, Training
 from simulator.scenario.transformer import Transformer
@@ -26,6 +29,14 @@ class Rank:
     ----------
     context_index, expert_index
         Its place in its cp group and its ep group, where its load depends on them.
+    aligned_batches
+        Whether batched products run on tensor cores only where their rows are whole 16 bytes (`Stack`).
+    fp8_gathers
+        Whether fp8 training casts what sequence parallelism gathers before it does (`Stack`).
+    fused_loss
+        Whether the cross-entropy is one kernel each way.
+    host
+        Its share of the node, where the optimizer may be offloaded to.
     """
 
     model: Transformer
@@ -34,6 +45,17 @@ class Rank:
     accelerator: Accelerator
     context_index: int = 0
     expert_index: int = 0
+    aligned_batches: bool = False
+    fp8_gathers: bool = False
+    fused_loss: bool = True
+    host: Host | None = None
+
+    @property
+    def keeps_whole_gradients(self) -> bool:
+        """Whether gradients stand whole between microbatches: below ZeRO-2, or put off by `no_sync`."""
+        optimizer, batch = self.training.optimizer, self.training.global_batch_size
+        several = batch > self.training.micro_batch_size * (self.parallelism.dp or 1)
+        return optimizer.zero_stage < 2 or (optimizer.no_sync and several)
 
     @property
     def tokens(self) -> int:
@@ -56,24 +78,37 @@ class Rank:
         return max(2, BYTES_PER_ELEMENT[self.training.precision])
 
     @property
+    def gathered_element(self) -> int:
+        """Bytes of an element that sequence parallelism gathers for a linear inside a block."""
+        return 1 if self.fp8_gathers and self.gemm_dtype == "fp8" else self.element
+
+    @property
     def context_is_uneven(self) -> bool:
         """Whether ranks of a cp group have unequal shares of causal attention."""
         return self.parallelism.cp > 1 and self.training.cp_split == "contiguous"
 
+    @cached_property
+    def routing(self) -> Routing:
+        """Where the token copies of this rank's routers go; only asked of a model with experts."""
+        moe = self.model.moe
+        assert moe is not None
+        return route(
+            self.spread_tokens * moe.top_k,
+            moe.num_experts,
+            self.parallelism.ep,
+            imbalance=self.training.expert_imbalance,
+            capacity_factor=self.training.expert_capacity_factor,
+            padded=self.training.expert_padding,
+        )
+
     @property
     def expert_loads(self) -> tuple[float, ...] | None:
-        """Tokens that each rank of an ep group receives, over their mean; None where all receive as many.
-
-        The first receives `expert_imbalance` more than the mean, the others share the rest evenly.
-        """
-        more, ep = self.training.expert_imbalance, self.parallelism.ep
-        if self.model.moe is None or ep == 1 or not more:
-            return None
-        return (1 + more, *(1 - more / (ep - 1),) * (ep - 1))
+        """Copies that each rank of an ep group receives, over their mean; None where all receive as many."""
+        return None if self.model.moe is None else self.routing.loads
 
     @property
     def expert_load(self) -> float:
-        """Tokens that this rank's experts receive, over the mean of its ep group."""
+        """Copies that this rank's experts receive, over the mean of its ep group."""
         loads = self.expert_loads
         return 1.0 if loads is None else loads[self.expert_index]
 
@@ -111,6 +146,7 @@ class Rank:
         wgrad: bool = False,
         dtype: str | None = None,
         flops: float | None = None,
+        tensor_cores: bool = True,
     ) -> Kernel:
         """A GEMM of `groups` equal problems (m, n, k).
 
@@ -119,7 +155,9 @@ class Rank:
         """
         acc, number = self.accelerator, dtype or self.gemm_dtype
         fp32 = wgrad and self.training.optimizer.grad_dtype == "fp32"
-        seconds = gemm_time(acc, number, m, n, k, groups=groups, accumulate_fp32=fp32, weight_gradient=wgrad)
+        seconds = gemm_time(
+            acc, number, m, n, k, groups=groups, accumulate_fp32=fp32, weight_gradient=wgrad, tensor_cores=tensor_cores
+        )
         executed = 2.0 * m * n * k * groups
         light = speed_of_light(acc, number, executed, gemm_bytes(number, m, n, k, groups=groups, accumulate_fp32=fp32))
         return Kernel(name, seconds, executed if flops is None else flops, light)
@@ -134,7 +172,7 @@ class Rank:
         """What fp8 training does to an operand before its GEMMs: read in bf16, written in fp8 straight and transposed.
 
         Hopper's fp8 tensor cores take no transposed operands, so that the weight gradient needs the other copy (NVIDIA,
-        Transformer Engine, `cast_transpose`). Weights are cast once a step and not counted.
+        Transformer Engine, `cast_transpose`). Weights are cast so, too, once a step (`Bodies`).
         """
         return [self.move(name, 4.0 * elements, kind="cast", element=1.0)] if self.gemm_dtype == "fp8" else []
 
@@ -172,9 +210,10 @@ class Linear:
 
     def forward(self, rank: Rank) -> Kernel:
         """Return the output."""
-        return rank.gemm(
+        kernel = rank.gemm(
             self.name, self.m, self._width, self.k, groups=self.groups, dtype=self.dtype, flops=self._flops
         )
+        return kernel._replace(products=self.groups)
 
     def forward_casts(self, rank: Rank) -> list[Operation]:
         """Casts before `forward`: the input's."""
@@ -184,11 +223,11 @@ class Linear:
         """Return the gradients of input and weight, with the cast of the output's before them."""
         m, n, k, groups, dtype, flops = self.m, self._width, self.k, self.groups, self.dtype, self._flops
         casts = [] if dtype else rank.cast(f"{self.name}.grad_cast", float(m * groups * n))
-        return [
-            *casts,
+        gemms = (
             rank.gemm(f"{self.name}.dgrad", m, k, n, groups=groups, dtype=dtype, flops=flops),
             rank.gemm(f"{self.name}.wgrad", n, k, m, groups=groups, dtype=dtype, flops=flops, wgrad=True),
-        ]
+        )
+        return [*casts, *(gemm._replace(products=groups) for gemm in gemms)]
 
 
 def forwards(rank: Rank, linears: Iterable[Linear]) -> list[Operation]:

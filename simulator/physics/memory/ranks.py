@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from simulator.physics.layers.rank import Rank
 from simulator.physics.memory.activations import habits_of, logits_elements, stage_activations, stage_weight_half
-from simulator.physics.memory.states import model_state_bytes, shards
+from simulator.physics.memory.states import host_bytes, model_state_bytes, shards
 from simulator.physics.memory.working import (
     WORKSPACE_BYTES,
     deferred_frees,
@@ -47,12 +47,15 @@ class StageMemory(NamedTuple):
         Most forwards, counted in stages, whose backward the rank still owes.
     optimizer_step
         Allocated at the most while gradients are reduced and weights updated.
+    host
+        Host memory of an offloaded optimizer, beside the parts on the GPU.
     """
 
     rank: int
     parts: dict[str, Bytes]
     in_flight: int = 0
     optimizer_step: Bytes = 0.0
+    host: Bytes = 0.0
 
     @property
     def total(self) -> Bytes:
@@ -147,7 +150,7 @@ def plan(
     parts["communicators"], parts["context"] = outside(rank)
     room = max(0.0, rank.accelerator.memory - sum(parts.values()))
     parts["deferred"] = min(room, deferred_frees(rank, flight[1], flight[0]))
-    return StageMemory(pipeline_rank, parts, flight[0], at_step)
+    return StageMemory(pipeline_rank, parts, flight[0], at_step, host_bytes(rank, parameters))
 
 
 def _at_step(rank: Rank, parameters: LocalParameters, loose: Bytes) -> Bytes:

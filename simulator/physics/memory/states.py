@@ -3,6 +3,7 @@
 ZeRO (arXiv 1910.02054, section 3.1 and figure 1): mixed-precision Adam keeps 2 bytes of weight, a gradient, and 12
 bytes of fp32 master weight and two moments per parameter; stage 1 divides the 12 over the data-parallel ranks, stage 2
 the gradient, stage 3 the weight. Hybrid sharding divides over a shard group, which each group of replicas repeats.
+`no_sync` keeps gradients whole; an offloaded optimizer keeps its state with the host.
 
 Pinned by tests/physics/test_memory.py.
 """
@@ -33,6 +34,22 @@ def optimizer_bytes(rank: Rank) -> Bytes:
     return master + MOMENTS[optimizer.kind] * BYTES_PER_ELEMENT[optimizer.state_dtype]
 
 
+def host_state_bytes(rank: Rank) -> Bytes:
+    """What an offloaded optimizer keeps of one parameter: its state, and an fp32 copy of an fp32 weight."""
+    return optimizer_bytes(rank) + (4.0 if weight_bytes(rank) >= 4.0 else 0.0)
+
+
+def host_bytes(rank: Rank, parameters: LocalParameters) -> Bytes:
+    """Host memory of one rank's offloaded optimizer: state and the gradients that it is handed; on NVMe the latter."""
+    optimizer = rank.training.optimizer
+    if optimizer.offload is None:
+        return 0.0
+    dense, expert = shards(rank) if optimizer.zero_stage else (1, 1)
+    elements = parameters.dense / dense + parameters.expert / expert
+    state = host_state_bytes(rank) if optimizer.offload == "cpu" else 0.0
+    return elements * (state + BYTES_PER_ELEMENT[optimizer.grad_dtype])
+
+
 def shards(rank: Rank) -> tuple[int, int]:
     """Over how many ranks dense and expert states are divided, where they are."""
     group = rank.training.optimizer.shard_group
@@ -46,12 +63,14 @@ def model_state_bytes(rank: Rank, parameters: LocalParameters) -> dict[str, Byte
     per_parameter = {
         "weights": weight_bytes(rank),
         "gradients": float(BYTES_PER_ELEMENT[optimizer.grad_dtype]),
-        "optimizer": optimizer_bytes(rank),
+        "optimizer": optimizer_bytes(rank) if optimizer.offload is None else 0.0,
     }
     over_dense, over_expert = shards(rank)
     parts = {}
     for part, size in per_parameter.items():
         spread = optimizer.zero_stage >= SHARDED_FROM[part]
+        if part == "gradients":
+            spread = not rank.keeps_whole_gradients
         dense = parameters.dense / (over_dense if spread else 1)
         expert = parameters.expert / (over_expert if spread else 1)
         parts[part] = size * (dense + expert)

@@ -76,7 +76,7 @@ def unsharded(rank: Rank, stages: Sequence[Stage]) -> tuple[Bytes, Bytes]:
         return 0.0, 0.0
     by_stage = [[sum(share) for _, share in units(rank, stage)] or [0.0] for stage in stages]
     largest = max(max(sizes) for sizes in by_stage)
-    gradients = BYTES_PER_ELEMENT[optimizer.grad_dtype] * largest if optimizer.zero_stage >= 2 else 0.0
+    gradients = 0.0 if rank.keeps_whole_gradients else BYTES_PER_ELEMENT[optimizer.grad_dtype] * largest
     if optimizer.zero_stage < 3:
         return 0.0, gradients
     if not optimizer.reshard_after_forward:

@@ -7,14 +7,17 @@ section 7; arXiv 2304.11277, section 3.3). Dense parameters are reduced over dp 
 
 With a `shard_group` gradients are scattered inside it and summed across groups (HSDP, arXiv 2304.11277, section 3.2.2).
 
-Limits: experts are sharded over all of edp; no `no_sync`, no offload. Gradients of what tp replicates (norms, router)
-are not summed over tp: they are small.
+`no_sync` scatters once, with the last microbatch (PyTorch's FSDP).
+
+Limits: experts are sharded over all of edp. Gradients of what tp replicates (norms, router) are not summed over tp:
+they are small.
 
 Pinned by tests/physics/program/test_bodies.py.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -22,10 +25,19 @@ from simulator.physics.kernels import memory_bound_time
 from simulator.physics.layers.layer import embedding, layer_backward, layer_forward, output_layer, recomputed
 from simulator.physics.layers.rank import Rank
 from simulator.physics.memory import optimizer_bytes, weight_bytes
+from simulator.physics.memory.states import shards
 from simulator.physics.operations import Await, Collective, Kernel, Launch, Operation
 from simulator.physics.program.layout import REPLICA, SHARD
+from simulator.physics.program.offload import host_step
 from simulator.physics.program.software import half, overlapped, repeats_half, without_fused_casts
-from simulator.physics.stages import LocalParameters, Stage, layer_parameters, stage_parameters, units
+from simulator.physics.stages import (
+    LocalParameters,
+    Stage,
+    layer_parameters,
+    stage_parameters,
+    stage_tensors,
+    units,
+)
 from simulator.scenario.stacks import Stack
 from simulator.scenario.training import BYTES_PER_ELEMENT
 
@@ -65,6 +77,7 @@ class Bodies:
         self.replicas = {"dp": split.replicas, "edp": split.edp}
         group = self.optimizer.shard_group
         self.shard_group = group if group is not None and group < split.replicas and self.optimizer.zero_stage else None
+        self.zero1 = stack.zero1 if self.optimizer.zero_stage == 1 else "scattered"
         self._layers: dict[tuple[str, bool], list[Counted]] = {}
 
     # --- actions -----------------------------------------------------------------------------------------------------
@@ -87,7 +100,7 @@ class Bodies:
         What the stage before waits for is in I, recomputation and gathers of parameters too; W has the weight
         gradients and what becomes of them.
         """
-        overlap = self.optimizer.overlap_grad_reduce
+        overlap = self.overlaps_reduction
         reduces = kind != "I" and (self.reduces_every_microbatch or (last and overlap))
         buckets = Buckets(self, stage)
         gathers = self.optimizer.reshard_after_forward and kind != "W"
@@ -133,8 +146,16 @@ class Bodies:
                 operations = [*operations, self._accumulation(layer)]
             if self.stack.fused_casts:
                 operations = without_fused_casts(operations)
-            self._layers[key] = _as(state, overlapped(operations, self.stack.tp_overlap))
+            counted = _as(state, overlapped(operations, self.stack.tp_overlap))
+            if any(getattr(operation, "name", "") == "router" for operation in operations) and self.counts_tokens:
+                counted += _as("host", [Kernel("token_counts", self.stack.expert_sync)])
+            self._layers[key] = counted
         return self._layers[key]
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether the host waits in every mixture for the tokens of each expert, which a capacity tells beforehand."""
+        return self.stack.expert_sync > 0 and not self.rank.training.expert_padding
 
     def _accumulation(self, layer: int) -> Kernel:
         """Adding a layer's weight gradients to their buffer, where no GEMM does it: read both, write one."""
@@ -168,8 +189,13 @@ class Bodies:
 
     @property
     def reduces_every_microbatch(self) -> bool:
-        """ZeRO-2 and ZeRO-3 hold no full gradient between microbatches."""
-        return self.optimizer.zero_stage >= 2
+        """ZeRO-2 and ZeRO-3 hold no full gradient between microbatches, unless `no_sync`."""
+        return not self.rank.keeps_whole_gradients
+
+    @property
+    def overlaps_reduction(self) -> bool:
+        """Whether gradients are reduced beside the last backward passes."""
+        return self.optimizer.overlap_grad_reduce and self.zero1 != "summed"
 
     @property
     def gathers_ahead(self) -> bool:
@@ -205,10 +231,19 @@ class Bodies:
         """Axis of the ranks that share one copy of what is sharded."""
         return axis if self.shard_group is None or axis != "dp" else f"{SHARD}{self.shard_group}"
 
+    @property
+    def _sums_everywhere(self) -> bool:
+        """Whether every replica receives all gradients, though ZeRO-1 may leave it only a part to update."""
+        if self.zero1 == "summed_fp32":
+            return self.optimizer.grad_dtype == "fp32"
+        return not self.optimizer.zero_stage or self.zero1 != "scattered"
+
     def gradient_launches(self, tag: str, share: LocalParameters) -> list[Launch]:
         """Reduce a bucket of gradients."""
-        op = "reduce_scatter" if self.optimizer.zero_stage else "all_reduce"
+        op = "all_reduce" if self._sums_everywhere else "reduce_scatter"
         element = float(BYTES_PER_ELEMENT[self.optimizer.grad_dtype])
+        if self.zero1 == "owned":
+            return [Launch(f"grad:{axis}:{tag}", axis, op, size) for axis, size in self._sized(share, element)]
         found = []
         for axis, size in self._sized(share, element):
             own = self._shard_axis(axis)
@@ -228,13 +263,29 @@ class Bodies:
         return _as("compute", [launch for _, launches in buckets for launch in launches])
 
     @property
-    def bucket_elements(self) -> int:
+    def bucket_elements(self) -> float:
         """Elements after which a bucket of gradients or parameters is sent off."""
+        if self.zero1 == "summed":
+            return math.inf
         per_replica = self.stack.grad_bucket_elements_per_replica * self.replicas["dp"]
         return max(self.stack.grad_bucket_elements, per_replica)
 
+    def _broadcasts(self, stage: Stage) -> list[tuple[int, list[Launch]]]:
+        """Each rank that owns tensors of a stage sends them to the others of its group, one rank after another."""
+        launches = []
+        for axis, size in self._sized(stage_parameters(self.rank, stage), self.gather_element):
+            ranks = self.replicas[axis] if self.shard_group is None or axis != "dp" else self.shard_group
+            owners = min(ranks, stage_tensors(self.rank.model, stage))
+            launches += [
+                Launch(f"gather:{axis}:{stage.index}.{owner}", self._shard_axis(axis), "broadcast", size / owners)
+                for owner in range(owners)
+            ]
+        return [(0, launches)]
+
     def _gather_buckets(self, stage: Stage) -> list[tuple[int, list[Launch]]]:
         """Parameter gathers of a stage in forward order: first unit of each bucket, and its launches."""
+        if self.zero1 == "owned":
+            return self._broadcasts(stage)
         found: list[tuple[int, list[Launch]]] = []
         start, waiting = 0, LocalParameters(0.0, 0.0)
         shares = [share for _, share in units(self.rank, stage)]
@@ -257,7 +308,7 @@ class Bodies:
         gradients = [Buckets(self, stage) for stage in reversed(stages)]
         launches = [launch for bucket in gradients for launch in bucket.everything()]
         waits = [Await(tag) for bucket in gradients for tag in bucket.tags]
-        if self.optimizer.overlap_grad_reduce:
+        if self.overlaps_reduction:
             ops += waits
         elif not self.reduces_every_microbatch:
             ops += [*launches, *waits]
@@ -303,16 +354,44 @@ class Bodies:
         return elements
 
     def _optimizer_kernels(self, stages: tuple[Stage, ...]) -> list[Operation]:
-        """Adam reads gradient, master weight and moments, and writes the latter three and the weight."""
+        """What becomes of gradients and weights once a step, each a pass over memory.
+
+        Adam reads gradient, master weight and moments, and writes the latter three; 16-bit weights are copied from the
+        master. Before it the gradients' norm is taken and they are clipped by it; the sum over data-parallel ranks is
+        divided by their number in the whole buffer, which is zeroed for the next step (Megatron-Core,
+        `DistributedDataParallel`, `gradient_scaling_factor`, `zero_grad_buffer`; `clip_grad_by_total_norm_fp32`).
+        """
         elements = self._owned_elements(stages)
         gradient, weight = BYTES_PER_ELEMENT[self.optimizer.grad_dtype], weight_bytes(self.rank)
-        # a 16-bit weight is only written; without a master copy the weight itself is read and written
-        size = elements * (gradient + 2 * optimizer_bytes(self.rank) + (weight if weight < 4 else 2 * weight))
-        accelerator = self.rank.accelerator
-        return [
-            Kernel("gradient_norm", memory_bound_time(accelerator, elements * gradient)),
-            Kernel("optimizer", memory_bound_time(accelerator, size)),
-        ]
+        local = sum(sum(stage_parameters(self.rank, stage)) for stage in stages) * gradient
+        if self.reduces_every_microbatch:
+            local = elements * gradient  # no rank holds the others' gradients
+        # a 16-bit weight is a copy of its master; without one the weight itself is read and written
+        size = elements * (gradient + 2 * optimizer_bytes(self.rank) + (4 + weight if weight < 4 else 2 * weight))
+        passes = {
+            "gradient_zero": local,
+            "gradient_scale": 2 * local if self.replicas["dp"] > 1 else 0.0,
+            "gradient_norm": elements * gradient,
+            "gradient_clip": 2 * elements * gradient,
+            "optimizer": size,
+        }
+        accelerator, offloaded = self.rank.accelerator, self.optimizer.offload is not None
+        if offloaded:
+            del passes["optimizer"]
+        kernels = [Kernel(name, memory_bound_time(accelerator, moved)) for name, moved in passes.items() if moved]
+        return [*kernels, *(host_step(self.rank, elements) if offloaded else []), *self._weight_casts(stages)]
+
+    def _weight_casts(self, stages: tuple[Stage, ...]) -> list[Operation]:
+        """Weights of blocks to fp8 for the next step; ZeRO-3 casts a rank's own part and gathers fp8 (torchao).
+
+        Assumption: behind the optimizer, as stacks that keep fp8 weights do it (Megatron-Core, `--fp8-param-gather`).
+        Transformer Engine without them casts in the first microbatch's forward.
+        """
+        over_dense, over_expert = shards(self.rank) if self.optimizer.zero_stage == 3 else (1, 1)
+        shares = [layer_parameters(self.rank, layer) for stage in stages for layer in stage.layers]
+        return self.rank.cast(
+            "weight.cast", sum(each.dense / over_dense + each.expert / over_expert for each in shares)
+        )
 
 
 class Buckets:

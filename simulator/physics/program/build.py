@@ -9,12 +9,13 @@ Pinned by tests/physics/program/test_build.py.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
 from simulator.physics.cluster import ClusterGraph
 from simulator.physics.collectives.algorithms import BASE, NETWORK_HOP, NVLINK_HOP
+from simulator.physics.collectives.exchanges import crossing_share
 from simulator.physics.collectives.groups import IntArray
 from simulator.physics.layers.rank import Rank
 from simulator.physics.program.assembly import Assembly
@@ -23,7 +24,7 @@ from simulator.physics.program.calls import Calls
 from simulator.physics.program.compiling import Compiler, RankClass
 from simulator.physics.program.fold import fold
 from simulator.physics.program.layout import Layout, Need
-from simulator.physics.program.pace import pace_of, with_attention
+from simulator.physics.program.pace import pace_of, with_kernels
 from simulator.physics.program.placement import place
 from simulator.physics.program.profile import action_times, kept_share
 from simulator.physics.program.steps import Call, CallPhase, StepProgram
@@ -35,8 +36,12 @@ from simulator.scenario.scenario import Scenario
 
 def rank_of(scenario: Scenario) -> Rank:
     """What one rank sees of the scenario."""
-    accelerator = with_attention(scenario.accelerator, scenario.stack)
-    return Rank(scenario.model, scenario.parallelism, scenario.training, accelerator)
+    stack = scenario.stack
+    fused_loss = (scenario.training.cross_entropy or stack.cross_entropy) == "fused"
+    return Rank(
+        scenario.model, scenario.parallelism, scenario.training, with_kernels(scenario.accelerator, stack),
+        aligned_batches=stack.aligned_batches, fp8_gathers=stack.fp8_gathers, fused_loss=fused_loss, host=scenario.host,
+    )  # fmt: skip
 
 
 def schedule_table(scenario: Scenario) -> Table:
@@ -123,7 +128,12 @@ class _Job:
         scenario = self.scenario
         named = scenario.training.collectives.model_dump(exclude_none=True)
         loads = rank_of(scenario).expert_loads
-        return Layout(self.cluster, scenario.parallelism, self.gpu_of_rank, needs, named, loads, beside)
+        moe = scenario.model.moe
+        crossing = None if moe is None else partial(_crossing, moe.top_k, moe.node_limit)
+        return Layout(
+            self.cluster, scenario.parallelism, self.gpu_of_rank, needs, named, loads, beside, crossing,
+            scenario.stack.dispatcher,
+        )  # fmt: skip
 
     @cached_property
     def pipeline_rank(self) -> IntArray:
@@ -167,6 +177,10 @@ class _Job:
         first = int(members[0])
         speed = float(self.cluster.speed[self.gpu_of_rank[first]])
         return RankClass(number, first, len(members), int(self.pipeline_rank[first]), speed)
+
+
+def _crossing(top_k: int, limit: int | None, domains: int) -> float:
+    return crossing_share(top_k, domains, limit)
 
 
 def _gradient_norm(cluster: ClusterGraph, gpu_of_rank: IntArray, classes: int, pp: int) -> Call:

@@ -19,6 +19,7 @@ from simulator.physics.program.layout import Need
 from simulator.physics.program.pace import IDEAL, Pace
 from simulator.physics.program.steps import Body, Call, Chain, Join, Message, Segment, Shared, Start, Step, Task
 from simulator.physics.schedules.tables import Action
+from simulator.scenario.units import Seconds
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,24 @@ class Compiler:
         """Every action in schedule order; equal actions share one body."""
         assembly = self.assembly
         compiled: dict[tuple[str, int, bool], Body] = {}
+        # whom a stage's messages come from and go to depends on the microbatch only where stages have two homes
+        ends: dict[tuple[str, int], tuple[Message | None, Message | None]] = {}
         for action in assembly.table[self.own.pipeline_rank]:
             key = assembly.body_key(action)
             if key not in compiled:
                 compiled[key] = self._body(assembly.body(key), launched=True)
-            target = assembly.sent(action)
-            sent = None if target is None else self._message(target)
-            yield Task(str(action), self._message(action), compiled[key], sent)
+            place = action.kind, action.stage
+            if assembly.homes.copied or place not in ends:
+                target = assembly.sent(action)
+                ends[place] = self._message(action), None if target is None else self._message(target)
+            received, sent = ends[place]
+            microbatch = action.microbatch
+            yield Task(
+                str(action),
+                None if received is None else Message(received.call, received.kind, received.stage, microbatch),
+                compiled[key],
+                None if sent is None else Message(sent.call, sent.kind, sent.stage, microbatch),
+            )
 
     def _message(self, action: Action) -> Message | None:
         """The transfer that an action waits for."""
@@ -106,7 +118,7 @@ class Compiler:
 
     def _beyond(self, operations: list[Counted], *, launched: bool) -> list[Step]:
         """What a body takes beyond its kernels: the slowest rank, and the host where it is slower than the GPU."""
-        if not self.pace.straggling and not (launched and self.pace.launch):
+        if not self.pace.straggling and not (launched and self.pace.launch) and not self.pace.check:
             return []
         pieces = [self._pieces[id(operation)] for operation in operations]
         segments = [piece for piece in pieces if isinstance(piece, Segment)]
@@ -116,8 +128,21 @@ class Compiler:
         busy = sum(segment.seconds for segment in segments if segment.call is None) + waiting
         busy += sum(self.calls.alone(call) for call in calls)
         launches = sum(not isinstance(piece, Join) for piece in pieces) if launched else 0
-        found = [Segment(waiting, "imbalance", False), Segment(launches * self.pace.launch - busy, "host", False)]
+        host = launches * self.pace.launch + self._checked(operations)
+        if launched and self.pace.product:
+            kernels = (each.operation for each in operations if isinstance(each.operation, Kernel))
+            host += sum(kernel.products - 1 for kernel in kernels) * self.pace.product
+        gap = host - (0.0 if self.pace.blocking else busy)
+        found = [Segment(waiting, "imbalance", False), Segment(gap, "host", False)]
         return _chain([segment for segment in found if segment.seconds > 0])
+
+    def _checked(self, operations: list[Counted]) -> Seconds:
+        """Host time in which the members of every collective compare what they are about to run, one after another."""
+        if not self.pace.check:
+            return 0.0
+        axes = self.calls.layout.axes
+        groups = [op.axis for op, _ in operations if isinstance(op, Collective | Launch) and op.axis != "world"]
+        return self.pace.check * sum(int(axes[axis].ranks.shape[1]) for axis in groups)
 
     def _chain(self, run: list[Counted]) -> list[Step]:
         key = tuple(map(id, run))

@@ -8,7 +8,7 @@ Shapes: W ranks, G groups of an axis with n members each. Pinned by tests/physic
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -141,6 +141,10 @@ class Layout:
         Tokens that each member of an ep group receives, over their mean; None where routing is even. [ep]
     beside
         Axes whose collectives do not hold the compute stream of their members, or not alone.
+    crossing
+        Copies that a two-hop dispatch over so many scale-up domains sends across, over all copies that go there.
+    dispatcher
+        How the software stack sends tokens to experts, where the scenario does not say: `alltoall` or `deepep`.
     """
 
     def __init__(
@@ -152,7 +156,10 @@ class Layout:
         named: Mapping[str, str] | None = None,
         expert_loads: tuple[float, ...] | None = None,
         beside: Collection[str] = (),
+        crossing: Callable[[int], float] | None = None,
+        dispatcher: str = "alltoall",
     ) -> None:
+        self.crossing, self.dispatcher = crossing, dispatcher
         self.expert_loads, self.beside = expert_loads, beside
         self.cluster, self.split, self.gpu_of_rank, self.named = cluster, split, gpu_of_rank, named or {}
         self.pipelines: IntArray = split.groups("pp")
@@ -189,9 +196,15 @@ class Layout:
 
     def _batches(self, name: str, gpus: IntArray) -> list[tuple[IntArray, Groups]]:
         found = by_shape(self.cluster, gpus)
-        if name == "ep" and self.expert_loads is not None:
-            loads = np.array(self.expert_loads)
-            found = [(members, Groups(self.cluster, gpus[members], loads)) for members, _ in found]
+        if name == "ep":
+            loads = None if self.expert_loads is None else np.array(self.expert_loads)
+            share = {groups.shape.domains: 1.0 for _, groups in found}
+            if self.crossing is not None:
+                share = {domains: self.crossing(domains) if domains > 1 else 1.0 for domains in share}
+            found = [
+                (members, Groups(self.cluster, gpus[members], loads, share[groups.shape.domains]))
+                for members, groups in found
+            ]
         for _, groups in found:
             groups.kept = self.cluster.needed
         return found
@@ -224,9 +237,15 @@ class Layout:
             if kind not in self._candidates:
                 groups = self.axes[need.axis].batches[batch].groups
                 named = self.named.get("dp" if need.axis.startswith((SHARD, REPLICA)) else need.axis)
-                self._candidates[kind] = candidates(groups, need.op, NCCL if named is None else (named,))
+                names = self._usual(need, groups) if named is None else (named,)
+                self._candidates[kind] = candidates(groups, need.op, names)
             self._plans[key] = choose(self._candidates[kind], need.size)
         return self._plans[key]
+
+    def _usual(self, need: Need, groups: Groups) -> tuple[str, ...]:
+        """Algorithms of an axis that the scenario does not name one for: NCCL's, or the stack's way to experts."""
+        far = need.axis == "ep" and groups.shape.domains > 1 and groups.shape.regular
+        return ("two_hop",) if far and self.dispatcher == "deepep" else NCCL
 
     @cached_property
     def uses(self) -> dict[int, tuple[int, Use]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -43,6 +44,34 @@ def test_unfused_core_does_the_same_work_as_the_fused_one(dropout: bool) -> None
         plain = attention_core(unfused, backward=backward)
         assert flops(plain) == flops(attention_core(fused, backward=backward)) == matmuls * 2 * 2 * 4 * 256 * 256 * 64
         assert len([op for op in plain if isinstance(op, Kernel) and op.flops]) == matmuls
+
+
+@pytest.mark.parametrize(("head_dim", "slow"), [(256, 1), (248, 1), (250, 2), (450, 2)])
+def test_misaligned_heads_leave_tensor_cores(head_dim: int, slow: int) -> None:
+    """Rows of 248 numbers are 31 times 16 bytes, of 250 and 450 not: twice as long and more, for the same FLOPs."""
+    new = make_rank(gpt(hidden_size=8 * head_dim), attention="unfused", micro_batch_size=32)
+    old = replace(new, aligned_batches=True)
+    for backward in (False, True):
+        before, after = (attention_core(rank, backward=backward) for rank in (old, new))
+        assert flops(before) == flops(after)
+        for one, other in zip(before, after, strict=True):
+            assert isinstance(one, Kernel)
+            assert isinstance(other, Kernel)
+            if slow == 1 or not one.flops:
+                assert one.seconds == other.seconds
+            else:
+                assert one.seconds > slow * other.seconds
+
+
+def test_softmax_of_few_heads_is_not_fused() -> None:
+    """Megatron's kernel takes four heads at a time: two go operation by operation, 37 and 41 bytes a score."""
+    few, more = (make_rank(gpt(), tp=4, micro_batch_size=size, attention="unfused") for size in (1, 2))
+    for backward, moved, matrices in ((False, 37, 2), (True, 41, 4)):
+        found = [op for op in attention_core(few, backward=backward) if isinstance(op, Kernel) and not op.flops]
+        light = sum(kernel.light for kernel in found) * few.accelerator.memory_bandwidth
+        assert light == pytest.approx(moved * 2 * 256 * 256)
+        assert len(found) == 5
+        assert len(attention_core(more, backward=backward)) == matrices + 1
 
 
 def test_softmax_and_dropout_move_the_scores() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from simulator.physics.layers.edges import gather_gradient, gather_input, reduce_gradient, reduce_output
@@ -40,6 +42,18 @@ def test_sequence_parallelism_moves_no_more_than_tensor_parallelism() -> None:
     assert volume(collectives(layer_forward(split, 0), "tp")) == volume(collectives(layer_forward(plain, 0), "tp"))
     extra = volume(collectives(layer_backward(split, 0), "tp")) - volume(collectives(layer_backward(plain, 0), "tp"))
     assert extra == 2 * BLOCK
+
+
+def test_fp8_is_cast_before_it_is_gathered() -> None:
+    """A byte an element in every gather inside a layer (Transformer Engine, torchao); sums and ends keep 16 bits."""
+    old = make_rank(gpt(), accelerator="h100", tp=4, precision="fp8")
+    new = replace(old, fp8_gathers=True)
+    gather, scatter = ("all_gather", BLOCK / 2), ("reduce_scatter", BLOCK)
+    assert collectives(layer_forward(new, 0), "tp") == [gather, scatter] * 2
+    assert collectives(layer_backward(new, 0), "tp") == [gather, gather, scatter] * 2
+    assert ends(new) == ends(old)
+    bf16 = make_rank(gpt(), tp=4)
+    assert layer_backward(replace(bf16, fp8_gathers=True), 0) == layer_backward(bf16, 0)
 
 
 def test_nothing_is_exchanged_without_tensor_parallelism() -> None:

@@ -110,6 +110,6 @@ def test_order_of_a_mixture() -> None:
     """Route, permute, send, gather, compute, and the way back."""
     names = [op.name for op in moe_forward(moe_rank(tp=2, ep=4)) if isinstance(op, Kernel | Collective)]
     assert names == [
-        "router", "permute", "dispatch.all_to_all", "dispatch.etp", "expert.up", "activation", "expert.down",
-        "combine.etp", "combine.all_to_all", "unpermute",
+        "router", "permute", "dispatch.all_to_all", "dispatch.etp", "sort", "expert.up", "activation", "expert.down",
+        "unsort", "combine.etp", "combine.all_to_all", "unpermute",
     ]  # fmt: skip

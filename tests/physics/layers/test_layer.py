@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -207,3 +208,27 @@ def test_output_layer_stays_in_bf16_under_fp8() -> None:
     made = [make_rank(gpt(), accelerator="h100-sxm", precision=precision) for precision in ("bf16", "fp8")]
     assert output_layer(made[0], backward=True) == output_layer(made[1], backward=True)
     assert layer_forward(made[0], 0) != layer_forward(made[1], 0)
+
+
+@pytest.mark.parametrize("tp", [1, 2])
+def test_unfused_cross_entropy(tp: int) -> None:
+    """bf16 logits, 256 · 1024 / tp of them: 6 + 4 + 8 + 8 + 4 + 8 = 38 B forward, 8 + 6 = 14 B backward.
+
+    Two of the six passes forward, 8 B, are reductions, at 0.75 of a copy's speed; three fp32 sums of a number a token
+    instead of one of three.
+    """
+    rank = dataclasses.replace(make_rank(gpt(), tp=tp), fused_loss=False)
+    logits = 256 * 1024 / tp
+    found = {True: 0.0, False: 0.0}
+    for backward in found:
+        losses = [op for op in output_layer(rank, backward=backward) if "cross_entropy" in getattr(op, "name", "")]
+        found[backward] = sum(op.seconds for op in losses if isinstance(op, Kernel))
+        assert collectives(losses, "tp") == ([] if backward or tp == 1 else [("all_reduce", 4.0 * 256)] * 3)
+    moved = {
+        backward: found[backward] - memory_bound_time(rank.accelerator, 0.0) * (2 if backward else 6)
+        for backward in found
+    }
+    speed = logits / (memory_bound_time(rank.accelerator, logits) - memory_bound_time(rank.accelerator, 0.0))
+    assert moved[False] == pytest.approx(logits * (30 + 8 / 0.75) / speed)
+    assert moved[True] == pytest.approx(logits * 14 / speed)
+    assert flops(output_layer(rank, backward=True)) == flops(output_layer(make_rank(gpt(), tp=tp), backward=True))

@@ -28,7 +28,11 @@ def message(stage: int, other: int, size: float = SIZE) -> Need:
 
 def lay_out(*needs: Need, machine: ClusterGraph = MACHINE, gpus: Any = None, **fields: Any) -> Layout:
     """Lay the needs of a split on a machine: rank r on GPU r unless said otherwise."""
-    given = {name: fields.pop(name) for name in ("named", "expert_loads", "beside") if name in fields}
+    given = {
+        name: fields.pop(name)
+        for name in ("named", "expert_loads", "beside", "crossing", "dispatcher")
+        if name in fields
+    }
     split = Parallelism(**fields)
     return Layout(machine, split, np.arange(split.world_size) if gpus is None else np.array(gpus), needs, **given)
 

@@ -15,7 +15,7 @@ from simulator.physics.kernels import memory_bound_time
 from simulator.physics.layers.layer import layer_backward, layer_forward, recomputed
 from simulator.physics.operations import Await, Collective, Kernel, Launch
 from simulator.physics.program.bodies import Bodies, Counted
-from simulator.physics.stages import Stage, cut, stage_parameters
+from simulator.physics.stages import Stage, cut, layer_parameters, stage_parameters
 from simulator.scenario.stacks import Stack, read_stacks
 from simulator.scenario.transformer import Transformer
 from tests.physics.shapes import gpt, make_rank
@@ -25,14 +25,20 @@ EVERY_ZERO_STAGE = [0, 1, 2, 3]
 
 
 def bodies(
-    model: Transformer | None = None, *, pp: int = 1, vpp: int = 1, bucket: int = 40_000_000, **changes: Any
+    model: Transformer | None = None,
+    *,
+    pp: int = 1,
+    vpp: int = 1,
+    bucket: int = 40_000_000,
+    stack: dict[str, Any] | None = None,
+    **changes: Any,
 ) -> Bodies:
     """Build the bodies of a small model; `changes` are fields of the split and of the recipe."""
     rank = make_rank(model or gpt(), pp=pp, **{"dp": 4, **changes})
-    stack = read_stacks()["generic"].model_copy(
-        update={"grad_bucket_elements": bucket, "grad_bucket_elements_per_replica": 0}
+    found = read_stacks()["generic"].model_copy(
+        update={"grad_bucket_elements": bucket, "grad_bucket_elements_per_replica": 0, **(stack or {})}
     )
-    return Bodies(rank, cut(rank.model, pp, vpp), stack)
+    return Bodies(rank, cut(rank.model, pp, vpp), found)
 
 
 def walk(made: Bodies, stages: tuple[Stage, ...], microbatches: int) -> Iterable[list[Counted]]:
@@ -101,6 +107,46 @@ def test_volume_with_gradient_accumulation(
     gathers = 2 if reshard else 1
     volume = {0: 2, 1: 2, 2: microbatches + 1, 3: microbatches * (gathers + 1)}[zero_stage]
     assert moved(made, microbatches) == pytest.approx(volume * made.rank.model.total_parameters, rel=1e-12)
+
+
+@given(
+    zero_stage=st.sampled_from([2, 3]),
+    microbatches=st.integers(1, 5),
+    overlap=st.booleans(),
+    pp=st.sampled_from([1, 2, 4]),
+)
+def test_volume_without_synchronisation(zero_stage: int, microbatches: int, overlap: bool, pp: int) -> None:
+    """`no_sync` scatters once: 2 Ψ with ZeRO-2; with ZeRO-3 2 m Ψ of gathers and 1 Ψ of gradients."""
+    flags = {"overlap_grad_reduce": overlap, "no_sync": True}
+    batch = {"global_batch_size": 4 * microbatches, **settings(zero_stage, **flags)}
+    made = bodies(gpt(tied_embeddings=False), pp=pp, **batch)
+    volume = 2 if zero_stage == 2 else 2 * microbatches + 1
+    assert moved(made, microbatches) == pytest.approx(volume * made.rank.model.total_parameters, rel=1e-12)
+
+
+@pytest.mark.parametrize(("zero_stage", "share"), [(1, 1.0), (3, 0.25)])
+def test_weights_are_cast_to_fp8_once_a_step(zero_stage: int, share: float) -> None:
+    """Read in 16 bits, written in 8 twice: 4 B for each parameter of the layers, of the own part only with ZeRO-3."""
+    made = bodies(precision="fp8", accelerator="h100", optimizer={"zero_stage": zero_stage})
+    casts = [op.seconds for op, _ in made.epilogue(made.stages) if getattr(op, "name", "") == "weight.cast"]
+    inside = 4 * sum(layer_parameters(made.rank, 0))
+    assert casts == [memory_bound_time(made.rank.accelerator, 4 * share * inside, "cast")]
+    plain = bodies(accelerator="h100")
+    assert all(getattr(op, "name", "") != "weight.cast" for op, _ in plain.epilogue(plain.stages))
+
+
+@pytest.mark.parametrize(
+    ("zero_stage", "grad_dtype", "volume"), [(0, "fp32", 4), (1, "fp32", 5), (1, "bf16", 2), (2, "fp32", 3)]
+)
+def test_fp32_gradients_summed_everywhere(zero_stage: int, grad_dtype: str, volume: float) -> None:
+    """DeepSpeed's BF16_Optimizer all-reduces and then gathers; a gradient of 4 bytes counts as two of 2.
+
+    So 2 · 2 Ψ without ZeRO, 2 · 2 Ψ + Ψ where ZeRO-1 needs 2 Ψ + Ψ, and no change for 16-bit gradients or ZeRO-2.
+    """
+    made = bodies(
+        gpt(tied_embeddings=False), stack={"zero1": "summed_fp32"}, **settings(zero_stage, grad_dtype=grad_dtype)
+    )
+    assert moved(made, 1) == pytest.approx(volume * made.rank.model.total_parameters, rel=1e-12)
 
 
 @pytest.mark.parametrize("zero_stage", EVERY_ZERO_STAGE)
@@ -209,6 +255,27 @@ def test_when_gradients_are_reduced(zero_stage: int, overlap: bool, expected: li
     With the last backward where overlapped, else after it; ZeRO-2 and 3 in every backward.
     """
     assert where(bodies(bucket=1, **settings(zero_stage, overlap_grad_reduce=overlap)), "grad:") == expected
+
+
+def test_zero1_of_some_stacks_sums_whole_gradients_at_the_end() -> None:
+    """One all-reduce after the last backward although overlap is asked for, and one gather; ZeRO-0 stays as it is."""
+    summed = {"zero1": "summed"}
+    made = bodies(bucket=1, stack=summed, **settings(1, overlap_grad_reduce=True))
+    assert where(made, "grad:") == [0, 0, 0, 0, 0, 1]
+    assert where(made, "gather:") == [0, 0, 0, 0, 0, 1]
+    assert launched(made.epilogue(made.stages))[0].op == "all_reduce"
+    plain = bodies(bucket=1, stack=summed, **settings(0, overlap_grad_reduce=True))
+    assert where(plain, "grad:") == [0, 0, 0, 0, 6, 0]
+
+
+def test_zero1_whose_ranks_own_whole_tensors() -> None:
+    """Gradients are summed over all replicas; then both ranks of each shard group broadcast half of the parameters."""
+    made = bodies(bucket=1, stack={"zero1": "owned"}, **settings(1, overlap_grad_reduce=True, shard_group=2))
+    reduced = launched(made.backward(made.stages[0], last=True))
+    assert {(launch.axis, launch.op) for launch in reduced} == {("dp", "all_reduce")}
+    sent = launched(made.epilogue(made.stages))
+    assert [(launch.axis, launch.op) for launch in sent] == [("dp_shard2", "broadcast")] * 2
+    assert sum(launch.size for launch in sent) == 2 * made.rank.model.total_parameters
 
 
 def test_unoverlapped_zero2_waits_in_the_same_backward() -> None:
@@ -320,7 +387,11 @@ def test_tied_embeddings_are_summed_between_first_and_last_stage() -> None:
 
 @pytest.mark.parametrize(("zero_stage", "share"), [(0, 1.0), (1, 0.25), (2, 0.25), (3, 0.25)])
 def test_optimizer_walks_its_share_of_the_parameters(zero_stage: int, share: float) -> None:
-    """Mixed Adam moves gradient 4, master and moments 2 · 12 and weight 2 bytes; the norm reads the gradients."""
+    """Adam moves gradient 4, master and moments 2 · 12 bytes, and the copy to 16 bits 4 + 2; every share.
+
+    The norm reads the gradients, clipping reads and writes them. The whole buffer is zeroed and divided by the number
+    of replicas, which no rank holds with ZeRO-2 and 3.
+    """
     made = bodies(optimizer={"zero_stage": zero_stage})
     found = {
         op.name: op.seconds
@@ -328,10 +399,14 @@ def test_optimizer_walks_its_share_of_the_parameters(zero_stage: int, share: flo
         if isinstance(op, Kernel) and state == "optimizer"
     }
     elements = made.rank.model.total_parameters * share
+    held = elements if zero_stage >= 2 else made.rank.model.total_parameters
     acc = made.rank.accelerator
     assert found == {
+        "gradient_zero": pytest.approx(memory_bound_time(acc, 4 * held)),
+        "gradient_scale": pytest.approx(memory_bound_time(acc, 8 * held)),
         "gradient_norm": pytest.approx(memory_bound_time(acc, 4 * elements)),
-        "optimizer": pytest.approx(memory_bound_time(acc, (4 + 2 * 12 + 2) * elements)),
+        "gradient_clip": pytest.approx(memory_bound_time(acc, 8 * elements)),
+        "optimizer": pytest.approx(memory_bound_time(acc, (4 + 2 * 12 + 4 + 2) * elements)),
     }
 
 
@@ -351,9 +426,10 @@ def test_order_at_the_end_of_a_step() -> None:
     kinds = [
         type(operation).__name__ if isinstance(operation, Launch | Await) else operation.name for operation, _ in end
     ]
-    assert kinds == ["Await", "embedding_tie", "gradient_norm", "gradient_norm", "optimizer", "Launch", "Await", "host"]
+    passes = ["gradient_zero", "gradient_scale", "gradient_norm", "gradient_clip", "optimizer"]
+    assert kinds == ["Await", "embedding_tie", "gradient_norm", *passes, "Launch", "Await", "host"]
     assert end[-1] == Counted(Kernel("host", 3e-3), "host")
-    assert [state for _, state in end] == ["compute"] * 2 + ["optimizer"] * 3 + ["compute"] * 2 + ["host"]
+    assert [state for _, state in end] == ["compute"] * 2 + ["optimizer"] * 6 + ["compute"] * 2 + ["host"]
 
 
 # --- actions ---------------------------------------------------------------------------------------------------------
@@ -415,3 +491,24 @@ def test_buckets_grow_with_the_replicas() -> None:
         rank = make_rank(gpt(), dp=dp)
         found.append(Bodies(rank, cut(rank.model, 1, 1), stack).bucket_elements)
     assert found == [40_000_000, 40_000_000, 208_000_000]
+
+
+MOE: dict[str, Any] = {"num_experts": 8, "top_k": 2, "ffn_hidden_size": 256, "first_dense_layers": 1}
+
+
+@pytest.mark.parametrize(("recipe", "syncs"), [({}, 3), ({"recompute": "full"}, 3)])
+def test_the_host_waits_for_token_counts(recipe: dict[str, Any], syncs: int) -> None:
+    """Once in the forward of each of three mixtures, and again where it is recomputed; not with a padded capacity."""
+
+    def waits(*, forward: bool, **training: Any) -> list[float]:
+        made = bodies(gpt(moe=MOE), ep=4, **recipe, **training)
+        made.stack = made.stack.model_copy(update={"expert_sync": 1e-4})
+        stage = made.stages[0]
+        body = made.forward(stage, first=False) if forward else made.backward(stage, last=False)
+        found = [op for op, state in body if isinstance(op, Kernel) and state == "host"]
+        assert {op.name for op in found} <= {"token_counts"}
+        return [op.seconds for op in found]
+
+    assert waits(forward=True) == [1e-4] * syncs
+    assert waits(forward=False) == ([1e-4] * syncs if recipe else [])
+    assert waits(forward=True, expert_capacity_factor=1.0, expert_padding=True) == []

@@ -277,3 +277,17 @@ def test_loads_of_experts_reach_their_groups(loads: Any) -> None:
     others = [into[MACHINE.link_between("node0.nvswitch", f"gpu{i}")] for i in range(1, 8)]
     ratio = 1.0 if loads is None else 1.5 / loads[1]
     assert others == pytest.approx([into[link] / ratio] * 7)
+
+
+def test_a_stack_may_send_a_token_once_a_node() -> None:
+    """Ep 16 over two nodes of 8 GPUs, 8 copies of a token: it reaches the other node 1 - (1/2)^8 instead of 4 times."""
+    exchange = need("ep", "dispatch")
+    plain = lay_out(exchange, dp=16, ep=16)
+    stack = lay_out(exchange, dp=16, ep=16, dispatcher="deepep", crossing=lambda domains: 0.996 / 4)
+    inside = lay_out(need("ep", "dispatch"), dp=16, ep=8, dispatcher="deepep")
+    named = lay_out(exchange, dp=16, ep=16, dispatcher="deepep", named={"ep": "direct"})
+    assert [layout.plan(exchange, 0).algorithm for layout in (plain, stack, inside, named)] == [
+        "direct", "two_hop", "direct", "direct",
+    ]  # fmt: skip
+    plain_time, stack_time = (float(solo_time(layout.plan(exchange, 0), 1e8)[0]) for layout in (plain, stack))
+    assert 0.2 < stack_time / plain_time < 0.5
